@@ -1,0 +1,98 @@
+"""Errors of kshot_models, one class for each way in which an artifact or a specification can be invalid.
+
+ModelError
+├── ArtifactError
+│   ├── ArtifactNotFound      no such folder or name
+│   ├── ManifestInvalid       manifest.json is missing, no JSON, or not of the schema
+│   ├── FormatUnsupported     written by a newer kshot
+│   ├── FileMissing           the manifest names a file that is not there
+│   ├── DigestMismatch        a file's bytes are not those that the manifest vouches for
+│   ├── TensorsUnreadable     the tensor file is no valid safetensors
+│   ├── TensorMissing         the learner needs a tensor that the file lacks
+│   ├── TensorUnexpected      the file holds a tensor that the learner does not know
+│   ├── TensorShapeMismatch   a tensor has another shape than the learner's
+│   ├── TensorDtypeUnsupported
+│   └── TensorNotFinite       a tensor holds NaN or infinity
+├── SpecInvalid               a learner specification names an unknown component or option
+└── WayUnsupported            the head of this learner cannot answer for that many classes
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArtifactError",
+    "ArtifactNotFound",
+    "DigestMismatch",
+    "FileMissing",
+    "FormatUnsupported",
+    "ManifestInvalid",
+    "ModelError",
+    "SpecInvalid",
+    "TensorDtypeUnsupported",
+    "TensorMissing",
+    "TensorNotFinite",
+    "TensorShapeMismatch",
+    "TensorUnexpected",
+    "TensorsUnreadable",
+    "WayUnsupported",
+]
+
+
+class ModelError(Exception):
+    """Anything that kshot_models refuses."""
+
+
+class ArtifactError(ModelError):
+    """An artifact cannot be used."""
+
+
+class ArtifactNotFound(ArtifactError):  # noqa: N818 - reads as the state it names, like the rest of the tree
+    """There is no artifact at that place or of that name."""
+
+
+class ManifestInvalid(ArtifactError):  # noqa: N818 - as above
+    """manifest.json is missing, is no JSON, or does not follow the schema."""
+
+
+class FormatUnsupported(ArtifactError):  # noqa: N818 - as above
+    """The artifact was written in a format that this version does not read."""
+
+
+class FileMissing(ArtifactError):  # noqa: N818 - as above
+    """The manifest names a file that is not in the folder."""
+
+
+class DigestMismatch(ArtifactError):  # noqa: N818 - as above
+    """A file's SHA-256 is not the one in the manifest."""
+
+
+class TensorsUnreadable(ArtifactError):  # noqa: N818 - as above
+    """The tensor file is no valid safetensors file."""
+
+
+class TensorMissing(ArtifactError):  # noqa: N818 - as above
+    """The learner needs a tensor that the artifact does not hold."""
+
+
+class TensorUnexpected(ArtifactError):  # noqa: N818 - as above
+    """The artifact holds a tensor that its learner does not have."""
+
+
+class TensorShapeMismatch(ArtifactError):  # noqa: N818 - as above
+    """A tensor's shape is not the one that the learner needs."""
+
+
+class TensorDtypeUnsupported(ArtifactError):  # noqa: N818 - as above
+    """A tensor is stored in a dtype that artifacts do not use."""
+
+
+class TensorNotFinite(ArtifactError):  # noqa: N818 - as above
+    """A tensor holds NaN or infinity."""
+
+
+class SpecInvalid(ModelError):  # noqa: N818 - as above
+    """A learner specification names a component or an option that does not exist."""
+
+
+class WayUnsupported(ModelError):  # noqa: N818 - as above
+    """The learner's head cannot answer for that number of classes."""

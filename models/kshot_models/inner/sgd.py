@@ -1,0 +1,16 @@
+"""Gradient descent with a fixed rate: the inner loop of MAML (Finn et al., 2017, arXiv:1703.03400)."""
+
+from __future__ import annotations
+
+from kshot_models.inner.transformation import InnerOptimizer, stateless
+from kshot_models.tree import tree_map
+
+__all__ = ["sgd"]
+
+
+def sgd(*, rate: float) -> InnerOptimizer:
+    """phi' = phi - rate * grad, for the gradient of the mean loss; nothing is learned."""
+    return InnerOptimizer(
+        init=lambda params: {},
+        bind=lambda phi: stateless(lambda grads: tree_map(lambda g: -rate * g, grads)),
+    )

@@ -1,0 +1,77 @@
+"""What an inner optimizer is: pure functions, so that it can be differentiated, batched and stored.
+
+InnerOptimizer          init(params) -> phi            what it learns, shaped after the fast weights
+                        bind(phi)    -> GradientTransformation
+GradientTransformation  init(params) -> state
+                        update(grads, state, params, loss) -> updates, state      params + updates is one inner step
+
+A rule that needs more than the gradient, such as a line search, is also given the `objective`: the support loss as a
+function. The others ignore it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from torch import Tensor
+
+from kshot_models.types import Params
+
+__all__ = ["GradientTransformation", "InnerOptimizer", "Objective", "State", "Update", "stateless"]
+
+State: TypeAlias = Any
+Objective: TypeAlias = Callable[[Params], Tensor]
+
+
+class Update(Protocol):
+    """One step of a gradient transformation."""
+
+    def __call__(
+        self, grads: Params, state: State, params: Params, loss: Tensor, *, objective: Objective | None = None
+    ) -> tuple[Params, State]:
+        """Turn gradients into updates.
+
+        Args:
+            grads: of the mean support loss, shaped like `params`; or what the link before made of them.
+            state: from `init` or the step before.
+            params: the fast weights at which `grads` were taken.
+            loss: the mean support loss there, a scalar.
+            objective: fast weights -> the mean support loss of this step's examples; a pure function, for rules that
+                evaluate or differentiate it themselves. Learners give it; it is None where only gradients are known.
+
+        Returns:
+            updates to be added to `params`, and the next state.
+        """
+        ...
+
+
+class GradientTransformation(NamedTuple):
+    """A rule from gradients to updates, with its state made explicit."""
+
+    init: Callable[[Params], State]
+    update: Update
+
+
+def _carry_nothing(phi: Params, state: State) -> Params:
+    del state
+    return phi
+
+
+class InnerOptimizer(NamedTuple):
+    """A family of gradient transformations, indexed by what meta-training learns of it.
+
+    `init` is given a template of the fast weights; where the way is free its head has one row, so whatever is learned
+    for a head weight is shared by all classes.
+    """
+
+    init: Callable[[Params], Params]
+    bind: Callable[[Params], GradientTransformation]
+    carry: Callable[[Params, State], Params] = _carry_nothing
+
+
+def stateless(update: Callable[[Params], Params]) -> GradientTransformation:
+    """The transformation that looks at the gradients only."""
+    return GradientTransformation(
+        lambda params: (), lambda grads, state, params, loss, objective=None: (update(grads), ())
+    )

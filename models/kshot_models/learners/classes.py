@@ -1,0 +1,22 @@
+"""Which classes a support set has: a padded way must neither be answered nor be felt by the others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kshot_models.types import Examples
+
+__all__ = ["mask_absent", "present_classes"]
+
+
+def present_classes(support: Examples, way: int) -> Tensor:
+    """(way,) 1 where the support set has an example of the class, else 0."""
+    # Compared, not one_hot: that one looks at the values, which vmap forbids and which a device must be waited for.
+    member = (support.targets[:, None] == torch.arange(way, device=support.targets.device)).to(support.weights.dtype)
+    return (support.weights @ member > 0).to(support.weights.dtype)
+
+
+def mask_absent(logits: Tensor, present: Tensor) -> Tensor:
+    """Logits (q, way) with the least finite number in the columns of absent classes: probability and gradient 0."""
+    return logits.masked_fill(present == 0, torch.finfo(logits.dtype).min)

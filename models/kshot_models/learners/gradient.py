@@ -1,0 +1,158 @@
+"""The gradient learner: adapts by inner steps on the support loss. MAML and all that learn its start or its steps.
+
+    adapt    start (network and head) -> steps x [forward, gradient, inner optimizer] -> moments at the last weights
+    predict  forward with those moments
+
+Task parameters are flat: `weights.NAME` (fast weights: what the inner loop changes), `moments.NAME`, `present`.
+Weights that the inner loop does not change stay in the meta-parameters.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from itertools import repeat
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value
+
+from kshot_models.heads.head import Head, linear_logits
+from kshot_models.inner.transformation import InnerOptimizer, State
+from kshot_models.learners.classes import mask_absent, present_classes
+from kshot_models.losses import Loss, weighted_cross_entropy
+from kshot_models.manifest import NormMode
+from kshot_models.networks.network import Network
+from kshot_models.tree import prefixed, tree_add, tree_map, under
+from kshot_models.types import Examples, MetaParams, Params, TaskParams
+
+__all__ = ["GradientLearner"]
+
+
+@dataclass(frozen=True)
+class GradientLearner:
+    """Adapts by `steps` steps of an inner optimizer.
+
+    `adapt_patterns` are shell patterns over the names of all weights: `body.*` of the network, `head.weight` and
+    `head.bias`. With `first_order` the inner gradients count as constants (FOMAML); training sets it, a manifest does
+    not. For a regression `loss` is mean_squared_error, and classes are not masked.
+    """
+
+    network: Network
+    head: Head
+    inner: InnerOptimizer
+    steps: int
+    norm: NormMode
+    adapt_patterns: tuple[str, ...] = ("*",)
+    first_order: bool = False
+    loss: Loss = weighted_cross_entropy
+
+    def init(self, generator: torch.Generator) -> MetaParams:
+        """See Learner."""
+        body, head = prefixed("body.", self.network.init(generator)), prefixed("head.", self.head.init(generator))
+        template = {name: p for name, p in body.items() if self.adapts(name)}
+        template |= {name: p for name, p in prefixed("head.", self.head.template()).items() if self.adapts(name)}
+        return MetaParams({**body, **head}, self.inner.init(template), {})
+
+    def adapt(self, meta: MetaParams, support: Examples, *, way: int) -> TaskParams:
+        """See Learner."""
+        # A deque of one: where no graph holds them, the weights of earlier steps are freed as it goes.
+        [(last, _)] = deque(self.descend(meta, support, repeat(support, self.steps), way=way), maxlen=1)
+        return self.task_params(meta, last, support, way=way)
+
+    def trajectory(self, meta: MetaParams, support: Examples, *, way: int) -> Iterator[TaskParams]:
+        """See Learner."""
+        for fast, _ in self.descend(meta, support, repeat(support, self.steps), way=way):
+            yield self.task_params(meta, fast, support, way=way)
+
+    def predict(self, meta: MetaParams, task: TaskParams, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
+        """See Learner."""
+        moments = under("moments.", task) if self.norm == "support" else None
+        fast = under("weights.", task)
+        features, _ = self.network.apply(self._body(meta, fast), inputs, weights=weights, moments=moments)
+        return self._logits(features, fast, task["present"])
+
+    def descend(
+        self, meta: MetaParams, support: Examples, batches: Iterable[Examples], *, way: int
+    ) -> Iterator[tuple[Params, State]]:
+        """Take one inner step on each of `batches`; `adapt` gives it the whole support set each time.
+
+        Args:
+            meta: the meta-parameters.
+            support: the whole support set: it says which classes there are and where the head starts.
+            batches: the examples of each step.
+            way: number of classes.
+
+        Yields:
+            the fast weights and the inner optimizer's state, before the first step and after each.
+        """
+        rule = self.inner.bind(meta.inner)
+        fast, fixed = self.start(meta, support, way)
+        present = present_classes(support, way)
+        changing = {name: p for name, p in fast.items() if self.adapts(name)}
+        state = rule.init(changing)
+        yield fast, state
+        for batch in batches:
+            at = tree_map(Tensor.detach, changing) if self.first_order else changing
+            around = tree_map(Tensor.detach, fixed) if self.first_order else fixed
+            objective = partial(self.support_loss, fixed=around, examples=batch, present=present)
+            grads, loss = grad_and_value(objective)(at)
+            if self.first_order:
+                grads, loss = tree_map(Tensor.detach, grads), loss.detach()
+            updates, state = rule.update(grads, state, changing, loss, objective=objective)
+            changing = tree_add(changing, updates)
+            yield {**fast, **changing}, state
+
+    def task_params(self, meta: MetaParams, fast: Params, support: Examples, *, way: int) -> TaskParams:
+        """The task parameters that fast weights amount to: with the moments of `support` under them."""
+        task = prefixed("weights.", fast)
+        task["present"] = present_classes(support, way)
+        if self.norm == "support":
+            body = self._body(meta, fast)
+            _, moments = self.network.apply(body, support.inputs, weights=support.weights, moments=None)
+            task |= prefixed("moments.", moments)
+        return task
+
+    def start(self, meta: MetaParams, support: Examples, way: int) -> tuple[Params, Params]:
+        """Fast weights before the first step (a head that does not adapt is among them), and the weights that stay."""
+        body = under("body.", meta.init)
+
+        def embed() -> Tensor:
+            return self.network.apply(body, support.inputs, weights=support.weights, moments=None)[0]
+
+        head = prefixed("head.", self.head.start(under("head.", meta.init), embed, support, way))
+        fast = {name: p for name, p in prefixed("body.", body).items() if self.adapts(name)} | head
+        stays = {name: p for name, p in {**prefixed("body.", body), **head}.items() if not self.adapts(name)}
+        return fast, stays
+
+    def support_loss(self, changing: Params, fixed: Params, examples: Examples, present: Tensor) -> Tensor:
+        """What an inner step descends on.
+
+        Args:
+            changing: the weights that adapt.
+            fixed: those that do not, as `start` gives them.
+            examples: the examples of the step.
+            present: (way,) 1 for the classes of the support set.
+
+        Returns:
+            the mean loss, a scalar.
+        """
+        weights = {**fixed, **changing}
+        features, _ = self.network.apply(
+            under("body.", weights), examples.inputs, weights=examples.weights, moments=None
+        )
+        return self.loss(self._logits(features, weights, present), examples)
+
+    def adapts(self, name: str) -> bool:
+        """Whether the inner loop changes the weight of this name."""
+        return any(fnmatchcase(name, pattern) for pattern in self.adapt_patterns)
+
+    def _logits(self, features: Tensor, weights: Params, present: Tensor) -> Tensor:
+        logits = linear_logits(features, under("head.", weights))
+        return mask_absent(logits, present) if self.loss is weighted_cross_entropy else logits
+
+    def _body(self, meta: MetaParams, fast: Params) -> Params:
+        return {**under("body.", meta.init), **under("body.", fast)}

@@ -1,0 +1,54 @@
+"""The prototype learner: adapts by averaging the support embeddings of each class, with no inner steps.
+
+Prototypical networks (Snell et al., 2017, arXiv:1703.05175). Task parameters: `head.weight`, `head.bias`
+(the prototypes as a linear classifier), `moments.NAME`, `present`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kshot_models.heads.head import Head, linear_logits
+from kshot_models.learners.classes import mask_absent, present_classes
+from kshot_models.manifest import NormMode
+from kshot_models.networks.network import Network
+from kshot_models.tree import prefixed, under
+from kshot_models.types import Examples, MetaParams, TaskParams
+
+__all__ = ["PrototypeLearner"]
+
+
+@dataclass(frozen=True)
+class PrototypeLearner:
+    """Classifies by the nearest class mean in the embedding."""
+
+    network: Network
+    head: Head
+    norm: NormMode
+
+    def init(self, generator: torch.Generator) -> MetaParams:
+        """See Learner."""
+        body, head = self.network.init(generator), self.head.init(generator)
+        return MetaParams({**prefixed("body.", body), **prefixed("head.", head)}, {}, {})
+
+    def adapt(self, meta: MetaParams, support: Examples, *, way: int) -> TaskParams:
+        """See Learner."""
+        body = under("body.", meta.init)
+        features, moments = self.network.apply(body, support.inputs, weights=support.weights, moments=None)
+        task = prefixed("head.", self.head.start(under("head.", meta.init), lambda: features, support, way))
+        task["present"] = present_classes(support, way)
+        return task | prefixed("moments.", moments) if self.norm == "support" else task
+
+    def trajectory(self, meta: MetaParams, support: Examples, *, way: int) -> Iterator[TaskParams]:
+        """See Learner: there is one point, as there are no steps."""
+        yield self.adapt(meta, support, way=way)
+
+    def predict(self, meta: MetaParams, task: TaskParams, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
+        """See Learner."""
+        moments = under("moments.", task) if self.norm == "support" else None
+        features, _ = self.network.apply(under("body.", meta.init), inputs, weights=weights, moments=moments)
+        return mask_absent(linear_logits(features, under("head.", task)), task["present"])

@@ -1,0 +1,176 @@
+"""The manifest: what an artifact says of itself. No torch here: a server without torch reads it too.
+
+Manifest
+├── learner: LearnerSpec        what to build; components are {"type": NAME, option: value}, see registry.py
+├── input: InputSpec            how an image becomes the network's input
+├── limits: Limits              the largest way, support set and query list that it was made for
+├── provenance: Provenance      where it comes from and what it was measured to do
+├── calibration: Calibration    temperature of the softmax, threshold of `unknown`
+└── files: {name: sha256}       the bytes that belong to it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+__all__ = [
+    "CLASSIFIERS",
+    "FORMAT",
+    "Calibration",
+    "Component",
+    "InputSpec",
+    "LearnerSpec",
+    "Limits",
+    "Manifest",
+    "Measured",
+    "NormMode",
+    "Provenance",
+    "ResizeFilter",
+]
+
+FORMAT = 1
+
+# Learners whose outputs are logits of classes; the others are for training and research only.
+CLASSIFIERS = frozenset({"gradient", "prototype"})
+
+NormMode = Literal["support", "transductive", "group", "none"]
+ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,31}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Strict(BaseModel):
+    """Frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Component(BaseModel):
+    """A name in one of registry.py's tables, and the options of what it builds."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All keys but `type`."""
+        return dict(self.model_extra or {})
+
+
+class LearnerSpec(Strict):
+    """Which learner to build.
+
+    `network` and `head` name the model, `inner` the links of the inner optimizer, in order, and `steps` how often it
+    steps. `adapt` lists shell patterns of the parameters that the inner loop changes (`body.conv1.weight`, `head.*`);
+    the others are meta-learned only.
+    """
+
+    type: str
+    network: Component
+    head: Component
+    norm: NormMode = "support"
+    inner: tuple[Component, ...] = ()
+    steps: Annotated[int, Field(ge=0, le=1000)] = 0
+    adapt: tuple[str, ...] = ("*",)
+
+
+class InputSpec(Strict):
+    """How an image becomes an input: stretched to height x width, then (value / 255 - mean) / std per channel."""
+
+    height: Annotated[int, Field(ge=1, le=1024)]
+    width: Annotated[int, Field(ge=1, le=1024)]
+    channels: Literal[1, 3]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: ResizeFilter = "bilinear"
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> InputSpec:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(f"{name} has {len(values)} values for {self.channels} channels")
+        if any(s <= 0 for s in self.std):
+            raise ValueError("std must be above 0")
+        return self
+
+
+class Limits(Strict):
+    """The largest episode that the model was made for. Sizes are counts of images."""
+
+    max_way: Annotated[int, Field(ge=2)]
+    max_support: Annotated[int, Field(ge=1)]
+    max_queries: Annotated[int, Field(ge=1)] = 1024
+
+
+class Measured(Strict):
+    """One measured accuracy: mean over `episodes` test episodes and half the width of its 95% interval, both 0 to 1."""
+
+    data: str
+    split: str
+    way: int
+    shot: int
+    queries: int
+    episodes: int
+    norm: NormMode
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    ci95: Annotated[float, Field(ge=0)]
+
+
+class Provenance(Strict):
+    """Where the artifact comes from."""
+
+    recipe: str = ""
+    recipe_sha256: str = ""
+    data: str = ""
+    seed: int | None = None
+    revision: str = ""
+    episodes: int = 0
+    created_at: str = ""
+    measured: tuple[Measured, ...] = ()
+
+
+class Calibration(Strict):
+    """Logits are divided by `temperature`; a best probability below `unknown_threshold` is flagged as unknown."""
+
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    unknown_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class Manifest(Strict):
+    """What an artifact says of itself."""
+
+    format: int = FORMAT
+    name: Name
+    version: Version
+    description: str = ""
+    learner: LearnerSpec
+    input: InputSpec
+    limits: Limits
+    provenance: Provenance = Provenance()
+    calibration: Calibration = Calibration()
+    files: dict[str, Sha256] = Field(default_factory=dict)
+
+    @field_validator("files")
+    @classmethod
+    def _plain_relative_names(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in files:
+            parts = name.split("/")
+            if name.startswith("/") or "\\" in name or any(p in {"", ".", ".."} for p in parts):
+                raise ValueError(f"{name!r} is no plain path inside the artifact")
+        return files
+
+    def to_json(self) -> str:
+        """Indented JSON, as it stands in manifest.json."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 in hex over the canonical JSON: as it names the digest of each file, it names the whole artifact."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,87 @@
+"""Conv4: blocks of 3x3 convolution, normalization, ReLU and downsampling; the field's small network.
+
+With max-pooling (Vinyals et al., 2016, arXiv:1606.04080; Snell et al., 2017, arXiv:1703.05175) or with strides
+(Finn et al., 2017, arXiv:1703.03400, on Omniglot).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own spelling
+
+from kshot_models.manifest import InputSpec, NormMode
+from kshot_models.networks.network import Network
+from kshot_models.norm import NormPass
+from kshot_models.types import Params
+
+__all__ = ["conv4"]
+
+
+def conv4(
+    input: InputSpec,  # noqa: A002 - the manifest's word
+    norm: NormMode,
+    *,
+    channels: tuple[int, ...] = (64, 64, 64, 64),
+    downsample: Literal["max_pool", "stride"] = "max_pool",
+    readout: Literal["flatten", "mean"] = "flatten",
+    norm_epsilon: float = 1e-5,
+    norm_groups: int = 8,
+) -> Network:
+    """Build the network for inputs (n, input.channels, input.height, input.width).
+
+    Args:
+        input: the artifact's input.
+        norm: how features are normalized.
+        channels: width of each block; as many blocks as there are numbers.
+        downsample: 2x2 max-pooling that drops an odd last row (28-14-7-3-1), or stride 2 (28-14-7-4-2).
+        readout: all positions of the last block, or their mean.
+        norm_epsilon: added to variances.
+        norm_groups: groups of `norm="group"`.
+    """
+    stride = 2 if downsample == "stride" else 1
+    height, width = (
+        _final_size(input.height, downsample, len(channels)),
+        _final_size(input.width, downsample, len(channels)),
+    )
+    fan_ins = (input.channels, *channels[:-1])
+
+    def init(generator: torch.Generator) -> Params:
+        params: Params = {}
+        for i, (inside, outside) in enumerate(zip(fan_ins, channels, strict=True), start=1):
+            # He et al. (2015): the variance that keeps ReLU activations at scale.
+            scale = math.sqrt(2 / (9 * inside))
+            params[f"conv{i}.weight"] = torch.randn(outside, inside, 3, 3, generator=generator) * scale
+            if norm == "none":  # a normalization would take a bias away again
+                params[f"conv{i}.bias"] = torch.zeros(outside)
+            params[f"norm{i}.gain"] = torch.ones(outside)
+            params[f"norm{i}.bias"] = torch.zeros(outside)
+        return params
+
+    def apply(
+        params: Params, inputs: Tensor, *, weights: Tensor | None, moments: Params | None
+    ) -> tuple[Tensor, Params]:
+        norms = NormPass(norm, weights, moments, norm_epsilon, norm_groups)
+        features = inputs
+        for i in range(1, len(channels) + 1):
+            bias = params.get(f"conv{i}.bias")
+            features = F.conv2d(features, params[f"conv{i}.weight"], bias, stride=stride, padding=1)
+            features = norms(f"norm{i}", features, params[f"norm{i}.gain"], params[f"norm{i}.bias"])
+            if downsample == "max_pool":  # before the ReLU, which then has a quarter of the work and the same answer
+                features = F.max_pool2d(features, 2)
+            features = F.relu(features)
+        embedding = features.flatten(1) if readout == "flatten" else features.mean((2, 3))
+        return embedding, norms.used
+
+    return Network(init, apply, channels[-1] * (height * width if readout == "flatten" else 1))
+
+
+def _final_size(size: int, downsample: str, blocks: int) -> int:
+    for _ in range(blocks):
+        size = size // 2 if downsample == "max_pool" else (size + 1) // 2
+    if size < 1:
+        raise ValueError(f"{blocks} blocks leave nothing of the input; take fewer blocks or larger images")
+    return size

@@ -1,0 +1,41 @@
+"""What a network is: a named pair of pure functions and the number of features that it ends in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from kshot_models.types import Params
+
+__all__ = ["Apply", "Network"]
+
+
+class Apply(Protocol):
+    """The forward pass of a network."""
+
+    def __call__(
+        self, params: Params, inputs: Tensor, *, weights: Tensor | None, moments: Params | None
+    ) -> tuple[Tensor, Params]:
+        """Embed `inputs`.
+
+        Args:
+            params: by the names that `init` gave.
+            inputs: (n, *x).
+            weights: (n,) of the examples, for the moments; None where all count alike.
+            moments: normalize with these; None to compute them from `inputs`.
+
+        Returns:
+            features (n, features), and the moments that were used (empty for norms that keep none).
+        """
+        ...
+
+
+class Network(NamedTuple):
+    """An embedding network."""
+
+    init: Callable[[torch.Generator], Params]
+    apply: Apply
+    features: int

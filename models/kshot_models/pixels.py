@@ -1,0 +1,78 @@
+"""From an image to a network's pixels. Training and serving both come through here, so that they see the same ones.
+
+    any image -> EXIF orientation applied -> alpha composited on white -> 8 bit L or RGB -> stretched to height x width
+
+No torch here. Safety (formats, pixel caps, truncation) is the caller's: these functions trust their argument.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from kshot_models.manifest import InputSpec
+
+__all__ = ["resize_pixels", "to_pixels"]
+
+_FILTERS = {
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def to_pixels(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
+    """Convert one image.
+
+    Args:
+        image: of any mode that PIL reads: 1, L, LA, P, RGB(A), CMYK, I;16, I, F.
+        spec: the artifact's input.
+
+    Returns:
+        uint8 (height, width, channels).
+    """
+    upright = ImageOps.exif_transpose(image)
+    plain = _to_8_bit(upright)
+    mode = "L" if spec.channels == 1 else "RGB"
+    # Resize in the target mode: one channel costs a third, and a palette must never be interpolated.
+    sized = plain.convert(mode).resize((spec.width, spec.height), _FILTERS[spec.resize])
+    pixels = np.asarray(sized, dtype=np.uint8)
+    return np.ascontiguousarray(pixels.reshape(spec.height, spec.width, spec.channels))
+
+
+def resize_pixels(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+    """Convert raw 8-bit pixels by the same rule as images.
+
+    Args:
+        pixels: uint8 (n, h, w) or (n, h, w, c) with c of 1, 3 or 4 (the fourth is alpha).
+        spec: the artifact's input.
+
+    Returns:
+        uint8 (n, height, width, channels).
+
+    Raises:
+        ValueError: for another number of axes or channels.
+    """
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    if pixels.ndim != 4 or pixels.shape[-1] not in {1, 3, 4}:
+        raise ValueError(f"expected pixels of shape (n, h, w) or (n, h, w, 1|3|4), got {pixels.shape}")
+    if pixels.shape[1:] == (spec.height, spec.width, spec.channels):
+        return np.ascontiguousarray(pixels)
+    out = np.empty((len(pixels), spec.height, spec.width, spec.channels), np.uint8)
+    for i, one in enumerate(pixels):
+        out[i] = to_pixels(Image.fromarray(one[..., 0] if one.shape[-1] == 1 else one), spec)
+    return out
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    if image.mode in {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}:
+        # PIL clips these to 255 on convert("L"); the files that have them (16-bit PNG) mean 65535 as white.
+        wide = np.asarray(image, dtype=np.float64)
+        return Image.fromarray(np.clip(np.rint(wide / 257.0), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
+    return image

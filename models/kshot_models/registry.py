@@ -1,0 +1,123 @@
+"""The closed tables from a manifest's names to what they build. A new component is a new file and one row here.
+
+Never a dotted path, a pickle or an import by name: artifacts come from outside. The options of a component are the
+keyword arguments of its builder, checked against the builder's annotations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, ValidationError, validate_call
+
+from kshot_models.errors import SpecInvalid
+from kshot_models.heads.head import Head
+from kshot_models.heads.linear import linear
+from kshot_models.heads.prototype import prototype
+from kshot_models.heads.shared import shared
+from kshot_models.inner.adam import adam
+from kshot_models.inner.chain import chain
+from kshot_models.inner.lslr import lslr
+from kshot_models.inner.meta_sgd import meta_sgd
+from kshot_models.inner.newton_cg import newton_cg
+from kshot_models.inner.proximal import proximal
+from kshot_models.inner.sgd import sgd
+from kshot_models.inner.transformation import InnerOptimizer
+from kshot_models.learners.gradient import GradientLearner
+from kshot_models.learners.prototype import PrototypeLearner
+from kshot_models.losses import mean_squared_error, weighted_cross_entropy
+from kshot_models.manifest import Component, InputSpec, LearnerSpec
+from kshot_models.networks.conv4 import conv4
+from kshot_models.networks.mlp import mlp
+from kshot_models.networks.network import Network
+from kshot_models.types import Learner
+
+T = TypeVar("T")
+
+__all__ = ["HEADS", "INNER_OPTIMIZERS", "LEARNERS", "NETWORKS", "build_learner"]
+
+NETWORKS: Mapping[str, Callable[..., Network]] = {
+    "conv4": conv4,
+    "mlp": mlp,
+}
+HEADS: Mapping[str, Callable[..., Head]] = {
+    "linear": linear,
+    "prototype": prototype,
+    "shared": shared,
+}
+INNER_OPTIMIZERS: Mapping[str, Callable[..., InnerOptimizer]] = {
+    "adam": adam,
+    "lslr": lslr,
+    "meta_sgd": meta_sgd,
+    "newton_cg": newton_cg,
+    "proximal": proximal,
+    "sgd": sgd,
+}
+
+
+def _gradient(spec: LearnerSpec, network: Network, head: Head) -> Learner:
+    return _gradient_learner(spec, network, head)
+
+
+def _gradient_regression(spec: LearnerSpec, network: Network, head: Head) -> Learner:
+    return _gradient_learner(spec, network, head, regression=True)
+
+
+def _gradient_learner(spec: LearnerSpec, network: Network, head: Head, *, regression: bool = False) -> GradientLearner:
+    if not spec.inner:
+        raise SpecInvalid(
+            "a gradient learner needs at least one inner optimizer, e.g. inner = [{type = 'sgd', rate = 0.1}]"
+        )
+    if len(spec.inner) > 1 and any(link.type == "newton_cg" for link in spec.inner):
+        raise SpecInvalid("newton_cg stands alone in `inner`: it does not use what other links make of the gradients")
+    links = [_build("inner optimizer", INNER_OPTIMIZERS, link) for link in spec.inner]
+    loss = mean_squared_error if regression else weighted_cross_entropy
+    return GradientLearner(network, head, chain(*links), spec.steps, spec.norm, spec.adapt, loss=loss)
+
+
+def _prototype(spec: LearnerSpec, network: Network, head: Head) -> Learner:
+    if spec.inner or spec.steps:
+        raise SpecInvalid("a prototype learner takes no inner steps; leave out `inner` and `steps`")
+    if spec.head.type != "prototype":
+        raise SpecInvalid(f"a prototype learner needs the head 'prototype', got {spec.head.type!r}")
+    return PrototypeLearner(network, head, spec.norm)
+
+
+LEARNERS: Mapping[str, Callable[[LearnerSpec, Network, Head], Learner]] = {
+    "gradient": _gradient,
+    "gradient_regression": _gradient_regression,
+    "prototype": _prototype,
+}
+
+
+def build_learner(spec: LearnerSpec, input_spec: InputSpec) -> Learner:
+    """Build what `spec` describes, for inputs of `input_spec`.
+
+    Raises:
+        SpecInvalid: an unknown name or option, or one of a wrong type; the message lists what there is.
+    """
+    learner = _row("learner", LEARNERS, spec.type)
+    network = _build("network", NETWORKS, spec.network, input_spec, spec.norm)
+    head = _build("head", HEADS, spec.head, network.features)
+    return learner(spec, network, head)
+
+
+def _row(kind: str, table: Mapping[str, T], name: str) -> T:
+    if name not in table:
+        raise SpecInvalid(f"unknown {kind} {name!r}; there are: {', '.join(sorted(table))}")
+    return table[name]
+
+
+def _build(kind: str, table: Mapping[str, Callable[..., T]], component: Component, *arguments: Any) -> T:
+    builder = _row(kind, table, component.type)
+    checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(builder)
+    try:
+        return checked(*arguments, **component.options)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False, include_url=False)
+        )
+        raise SpecInvalid(f"{kind} {component.type!r}: {problems}") from error
+    except ValueError as error:
+        raise SpecInvalid(f"{kind} {component.type!r}: {error}") from error
