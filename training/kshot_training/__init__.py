@@ -1,0 +1,1 @@
+"""Data sets, episodes, meta-gradients, the outer loop and evaluation: how kshot artifacts are made."""

@@ -1,0 +1,104 @@
+"""From a recipe's sections to the plain values that the outer loop takes. The only file that knows both."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kshot_models.losses import Loss, mean_squared_error, weighted_cross_entropy
+from kshot_models.manifest import LearnerSpec
+from kshot_models.registry import build_learner
+from kshot_models.tree import meta_map
+from kshot_models.types import Learner, MetaParams
+from kshot_training import schedules
+from kshot_training.meta_gradients import MetaGradient, imaml, joint, reptile, through_adaptation
+from kshot_training.outer_loop import Clipping, OuterState, start
+from kshot_training.outer_optimizers import build_outer_optimizer
+from kshot_training.recipe import Imaml, Joint, OuterSection, Recipe, Reptile, ScheduleSection
+
+
+def build_loss(spec: LearnerSpec) -> Loss:
+    """The loss that the learner's kind is trained and judged by."""
+    return mean_squared_error if spec.type == "gradient_regression" else weighted_cross_entropy
+
+
+def fresh_meta(learner: Learner, *, seed: int, device: str | torch.device = "cpu") -> MetaParams:
+    """New meta-parameters for training on `device`."""
+    return meta_map(lambda t: laid_out(t.to(device)), learner.init(torch.Generator().manual_seed(seed)))
+
+
+def laid_out(tensor: Tensor) -> Tensor:
+    """The tensor in the layout that trains fastest: convolution weights channels-last, so that features become it."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor.contiguous()
+
+
+def build_meta_gradient(recipe: Recipe, *, workers: int = 1) -> MetaGradient:
+    """The meta-gradient of the recipe; `workers` tasks run side by side where it takes them one at a time."""
+    section, loss = recipe.meta_gradient, build_loss(recipe.learner)
+    if isinstance(section, Reptile):
+        return reptile(batch=section.batch, steps=section.steps, loss=loss, workers=workers)
+    if isinstance(section, Imaml):
+        return imaml(
+            strength=section.strength,
+            cg_steps=section.cg_steps,
+            damping=section.damping,
+            batching=section.batching,
+            chunk_size=section.chunk_size,
+            workers=workers,
+            loss=loss,
+        )
+    if isinstance(section, Joint):
+        return joint(loss=loss, workers=workers)
+    return through_adaptation(
+        first_order=section.order == 1,
+        step_weights=section.step_weights,
+        batching=section.batching,
+        chunk_size=section.chunk_size,
+        workers=workers,
+        loss=loss,
+    )
+
+
+def build_schedule(section: ScheduleSection, *, steps: int) -> schedules.Schedule:
+    """The learning-rate schedule over `steps` outer steps."""
+    match section.type:
+        case "constant":
+            base = schedules.constant()
+        case "cosine":
+            base = schedules.cosine(steps=steps, final=section.final)
+        case "linear":
+            base = schedules.linear(steps=steps, final=section.final)
+        case "step":
+            assert section.every is not None  # checked by the recipe
+            base = schedules.step_decay(every=section.every, factor=section.factor)
+    return schedules.with_warmup(base, steps=section.warmup)
+
+
+def build_state(meta: MetaParams, section: OuterSection) -> OuterState:
+    """The outer optimizer over `meta`, before the first step."""
+    optimizer = build_outer_optimizer(
+        meta,
+        section.optimizer,
+        learning_rate=section.learning_rate,
+        scales=section.scales,
+        weight_decay=section.weight_decay,
+        options=section.options,
+    )
+    return start(meta, optimizer, averaging=section.average_decay > 0)
+
+
+def build_clipping(section: OuterSection) -> Clipping:
+    """The bounds on the meta-gradient."""
+    return Clipping(norm=section.clip_norm, value=section.clip_value)
+
+
+__all__ = [
+    "build_clipping",
+    "build_learner",
+    "build_loss",
+    "build_meta_gradient",
+    "build_schedule",
+    "build_state",
+    "fresh_meta",
+    "laid_out",
+]

@@ -1,0 +1,1 @@
+"""The sub-commands of `kshot` that this package registers: train, evaluate, data."""

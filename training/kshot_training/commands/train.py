@@ -1,0 +1,88 @@
+"""`kshot train`: a recipe in, an artifact out."""
+
+# A command speaks, and imports what it needs when it runs: `kshot --help` must not wait for torch.
+# ruff: noqa: PLC0415, T201
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "meta-train an artifact by a recipe"
+EXTRA = "training"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("recipe", nargs="?", help="a TOML file, or the name of a shipped recipe (--list shows them)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="replaces a value of the recipe: outer.steps=200"
+    )
+    parser.add_argument("--list", action="store_true", help="list the shipped recipes and exit")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/RECIPE)")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="where `kshot data` put the data sets")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of decoded images (default: ~/.cache/kshot)")
+    parser.add_argument("--threads", type=int, metavar="N", help="tasks side by side (default: one per core)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, then export; 0 when done, 130 when stopped by a signal (after a checkpoint), 2 for a wrong request."""
+    from kshot_models.errors import ModelError
+    from kshot_training.errors import TrainingError
+
+    try:
+        return _list() if args.list else _train(args)
+    except (TrainingError, ModelError) as error:
+        print(f"kshot train: {error}", file=sys.stderr)
+        return 2
+
+
+def _list() -> int:
+    from kshot_training.recipe_files import read_recipe, shipped_recipes
+
+    for name in shipped_recipes():
+        print(f"{name:24} {read_recipe(name).description}")
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    from kshot_training.errors import CheckpointError, RecipeError
+    from kshot_training.finish import finish
+    from kshot_training.process import default_cache, default_threads, prepare_process, stop_signals
+    from kshot_training.progress import bar_reporter
+    from kshot_training.recipe_files import read_recipe
+    from kshot_training.sampling import Place, recipe_episodes
+    from kshot_training.training_run import train
+
+    if args.recipe is None:
+        raise RecipeError("expected a recipe: a TOML file or a shipped name; `kshot train --list` shows these")
+    recipe = read_recipe(args.recipe, args.overrides)
+    folder = args.out or Path("runs") / recipe.name
+    if not args.resume and any((folder / "checkpoints").glob("step-*")):
+        raise CheckpointError(f"{folder} holds a run: add --resume to go on with it, or name another --out")
+    workers = args.threads or default_threads()
+    prepare_process()
+    episodes = recipe_episodes(recipe, Place(args.data_root, args.cache or default_cache(), args.device))
+    with stop_signals() as stop:
+        trained = train(
+            recipe,
+            folder,
+            episodes,
+            reporter=lambda done: bar_reporter(done=done, steps=recipe.outer.steps, tasks=recipe.episodes.tasks),
+            stop=stop,
+            resume=args.resume,
+            device=args.device,
+            workers=workers,
+        )
+    if not trained.finished:
+        print(f"stopped after outer step {trained.step}; --resume goes on", file=sys.stderr)
+        return 130
+    artifact, measured = finish(recipe, trained, folder, episodes, workers=workers)
+    for row in measured:
+        told = f"{row.way}-way {row.shot}-shot, {row.norm}: {row.accuracy:.2%} ± {row.ci95:.2%}"
+        print(f"{row.data} {row.split}, {told} ({row.episodes} episodes)")
+    print(artifact)
+    return 0

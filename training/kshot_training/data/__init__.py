@@ -1,0 +1,26 @@
+"""Data sets in memory, and the episodes that are drawn from them.
+
+source.py ──> omniglot.py | folder.py | glyphs.py ──> ImageClasses ──> EpisodeSampler ──┐
+                                                                    SinusoidSampler ──> Episode
+"""
+
+from kshot_training.data.augment import Affine
+from kshot_training.data.dataset import ImageClasses
+from kshot_training.data.episodes import EpisodeIndices, EpisodeSampler, Slots
+from kshot_training.data.errors import DataError
+from kshot_training.data.sampler import Sampler
+from kshot_training.data.sinusoids import SinusoidSampler
+from kshot_training.data.source import SOURCES, load_classes
+
+__all__ = [
+    "SOURCES",
+    "Affine",
+    "DataError",
+    "EpisodeIndices",
+    "EpisodeSampler",
+    "ImageClasses",
+    "Sampler",
+    "SinusoidSampler",
+    "Slots",
+    "load_classes",
+]

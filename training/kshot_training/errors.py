@@ -1,0 +1,52 @@
+"""What can go wrong in training, one class per way.
+
+    TrainingError
+    ├── RecipeError             the recipe, or an override of it, does not say something valid
+    ├── CheckpointError         a checkpoint is missing, broken, or belongs to another recipe
+    ├── WarmStartError          `init_from` names meta-parameters that do not fit the learner
+    ├── NonFiniteError          loss, gradient or meta-parameter became NaN or infinite
+    ├── EpisodeError            an evaluation asked for episodes that the data cannot give
+
+    └── DataError               see kshot_training/data/errors.py
+
+Errors of artifacts live in `kshot_models.errors`.
+"""
+
+from __future__ import annotations
+
+
+class TrainingError(Exception):
+    """Any error that kshot_training raises on purpose; the command prints its message without a traceback."""
+
+
+class RecipeError(TrainingError):
+    """A recipe or an override of it is not valid."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint cannot be read, or is of another recipe."""
+
+
+class WarmStartError(TrainingError):
+    """The artifact named by `init_from` does not fit the learner of the recipe."""
+
+
+class EpisodeError(TrainingError):
+    """The episodes asked for do not fit the learner or the data."""
+
+
+class NonFiniteError(TrainingError):
+    """Training met a NaN or an infinity.
+
+    Args:
+        step: The outer step, counted from 0, at which it appeared.
+        cause: What was not finite: the loss, or the names of the gradients or meta-parameters.
+    """
+
+    def __init__(self, step: int, cause: str) -> None:
+        super().__init__(
+            f"outer step {step}: {cause}. The last checkpoint is from before. "
+            "Lower outer.learning_rate or the inner learning rate, or clip with outer.clip_norm"
+        )
+        self.step = step
+        self.cause = cause

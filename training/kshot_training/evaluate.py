@@ -1,0 +1,170 @@
+"""Evaluation: adapt to each episode, answer its queries, and say how sure the mean is.
+
+accuracy     mean over episodes, with 1.96 sd / sqrt(episodes) on either side
+per_step     the same before the first inner step and after each: does adapting help, and does it still help later?
+nll, ece     are the probabilities worth anything?
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kshot_models.losses import Loss, weighted_cross_entropy
+from kshot_models.types import Episode, Examples, Learner, MetaParams
+from kshot_training.calibration import Reliability, reliability
+from kshot_training.errors import EpisodeError
+from kshot_training.meta_gradients.tasks import accuracy, split_tasks
+from kshot_training.outer_loop import Sample
+
+
+@dataclass(frozen=True)
+class EpisodeAnswers:
+    """What one episode gave: logits and targets of its queries, and accuracies along the trajectory."""
+
+    logits: Tensor  # (queries, way)
+    targets: Tensor  # (queries,)
+    loss: float
+    accuracy: float  # NaN for a regression
+    per_step: tuple[float, ...]  # empty unless asked for
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over episodes."""
+
+    episodes: int
+    accuracy: float  # NaN for a regression
+    ci95: float  # half the width of the 95% interval of the accuracy
+    loss: float  # negative log-likelihood, or the squared error of a regression
+    loss_ci95: float
+    ece: float  # NaN for a regression
+    per_step: tuple[float, ...]
+    reliability: Reliability | None
+
+    @property
+    def score(self) -> float:
+        """What model selection maximizes: the accuracy, or minus the loss of a regression."""
+        return -self.loss if math.isnan(self.accuracy) else self.accuracy
+
+
+def evaluate(
+    learner: Learner,
+    meta: MetaParams,
+    sample: Sample,
+    *,
+    episodes: int,
+    loss: Loss = weighted_cross_entropy,
+    per_step: bool = False,
+    workers: int = 1,
+    temperature: float = 1.0,
+) -> Evaluation:
+    """Measure a learner on the first `episodes` episodes of `sample`.
+
+    Args:
+        learner: What is measured.
+        meta: Its meta-parameters.
+        sample: `sample(i)` gives a batch of episodes; batches 0, 1, ... are drawn until there are enough.
+        episodes: At least 2, for there to be an interval.
+        loss: What `loss` in the result means.
+        per_step: Also answer the queries along the trajectory; costs one prediction per step.
+        workers: Episodes side by side, each on one thread.
+        temperature: Divides the logits, for the loss and the calibration error.
+    """
+
+    def tempered(outputs: Tensor, examples: Examples) -> Tensor:
+        return loss(outputs / temperature, examples)
+
+    answers = answer_episodes(
+        learner, meta, sample, episodes=episodes, loss=tempered, per_step=per_step, workers=workers
+    )
+    accuracies, losses = [a.accuracy for a in answers], [a.loss for a in answers]
+    regression = math.isnan(accuracies[0])
+    binned = None if regression else _pooled_reliability(answers, temperature)
+    return Evaluation(
+        episodes=len(answers),
+        accuracy=_mean(accuracies),
+        ci95=_half_width(accuracies),
+        loss=_mean(losses),
+        loss_ci95=_half_width(losses),
+        ece=math.nan if binned is None else binned.expected_error,
+        per_step=tuple(_mean(list(column)) for column in zip(*(a.per_step for a in answers), strict=True)),
+        reliability=binned,
+    )
+
+
+def answer_episodes(
+    learner: Learner,
+    meta: MetaParams,
+    sample: Sample,
+    *,
+    episodes: int,
+    loss: Loss = weighted_cross_entropy,
+    per_step: bool = False,
+    workers: int = 1,
+) -> list[EpisodeAnswers]:
+    """The answers to the first `episodes` episodes, in order; see `evaluate` for the arguments."""
+    if episodes < 2:
+        raise EpisodeError(f"expected at least 2 episodes, got {episodes}: one has no confidence interval")
+
+    def batch_answers(index: int) -> list[EpisodeAnswers]:
+        batch = sample(index)
+        with torch.no_grad():
+            return [_answer(learner, meta, e, batch.way, loss, per_step) for e in split_tasks(batch.episodes)]
+
+    first = batch_answers(0)
+    rest = range(1, math.ceil(episodes / len(first)))
+    return (first + [a for answers in _mapped(batch_answers, rest, workers) for a in answers])[:episodes]
+
+
+def _mapped(
+    function: Callable[[int], list[EpisodeAnswers]], indices: range, workers: int
+) -> list[list[EpisodeAnswers]]:
+    if workers == 1:
+        return [function(index) for index in indices]
+    with ThreadPoolExecutor(workers, thread_name_prefix="kshot-evaluate") as pool:
+        return list(pool.map(function, indices))
+
+
+def _answer(
+    learner: Learner,
+    meta: MetaParams,
+    episode: Episode,
+    way: int,
+    loss: Loss,
+    per_step: bool,  # noqa: FBT001 - private
+) -> EpisodeAnswers:
+    support, query = episode
+    right: tuple[float, ...] = ()
+    if per_step:
+        points = [
+            learner.predict(meta, task, query.inputs, query.weights)
+            for task in learner.trajectory(meta, support, way=way)
+        ]
+        right = tuple(float(accuracy(logits, query)) for logits in points)
+        logits = points[-1]
+    else:
+        logits = learner.predict(meta, learner.adapt(meta, support, way=way), query.inputs, query.weights)
+    return EpisodeAnswers(
+        logits.cpu(), query.targets.cpu(), float(loss(logits, query)), float(accuracy(logits, query)), right
+    )
+
+
+def _pooled_reliability(answers: list[EpisodeAnswers], temperature: float) -> Reliability:
+    each = [reliability(a.logits, a.targets, temperature=temperature) for a in answers]
+    return Reliability(*(torch.stack(parts).sum(0) for parts in zip(*each, strict=True)))
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _half_width(values: list[float]) -> float:
+    mean = _mean(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return 1.96 * math.sqrt(variance / len(values))

@@ -1,0 +1,64 @@
+"""Settings of the process that a command runs in: threads and the allocator. Called by commands, never on import."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
+
+def prepare_process() -> None:
+    """One torch thread a task (two tasks on a thread each beat one task on two), and freed memory is kept."""
+    torch.set_num_threads(1)
+    _keep_freed_memory()
+
+
+def default_threads() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux; elsewhere a process may use them all
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def default_cache() -> Path:
+    """The user's cache folder for decoded images, by the XDG rule."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "kshot"
+
+
+def _keep_freed_memory() -> None:
+    # By default glibc returns each large buffer to the system and faults its pages in anew for the next operation: a
+    # tenth of a training step. Other C libraries lack mallopt, and lose only that.
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a wish that the block can ask for; a second one acts as usual."""
+    wished: list[int] = []
+
+    def wish(number: int, frame: FrameType | None) -> None:
+        del frame
+        wished.append(number)
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)
+
+    before = {number: signal.signal(number, wish) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(wished)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

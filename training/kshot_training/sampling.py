@@ -1,0 +1,134 @@
+"""From a recipe's data and episode sections to episodes by number; training, validation and test are apart.
+
+[data] ──load_classes(split)──> ImageClasses ──> EpisodeSampler ──> Sample: number -> MetaBatch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from kshot_models.manifest import InputSpec
+from kshot_training.data import Affine, EpisodeSampler, ImageClasses, Sampler, SinusoidSampler, load_classes
+from kshot_training.outer_loop import MetaBatch, Sample
+from kshot_training.recipe import DataSection, EpisodesSection, Recipe, Setting
+from kshot_training.training_run import Episodes
+
+SINUSOIDS = "sinusoids"  # tasks that are drawn, not made of classes
+_VALIDATION_SEED, _TEST_SEED = 1_000_003, 2_000_003  # added to the recipe's: other streams than training's
+_EVALUATION_BATCH = 4  # episodes drawn at once, to keep memory low at high ways
+
+
+class Place(NamedTuple):
+    """Where data are found and held."""
+
+    root: Path | None = None  # where a data set without a path of its own is looked for
+    cache: Path | None = None  # folder of decoded images; None: none are kept
+    device: str = "cpu"  # where images are held and episodes are made
+
+
+def recipe_episodes(recipe: Recipe, place: Place = Place()) -> Episodes:  # noqa: B008 - an immutable value
+    """All episodes of a run.
+
+    Args:
+        recipe: The run.
+        place: Where the data are.
+
+    Raises:
+        DataError: The data are missing or broken, or cannot give such episodes.
+    """
+    data = recipe.data
+    validation, measure = recipe.validation, recipe.measure
+    train = _training(data, recipe.episodes, recipe.input, seed=recipe.seed, place=place)
+    return Episodes(
+        train=batches(train, recipe.episodes.tasks),
+        validation={}
+        if validation is None
+        else setting_episodes(
+            data,
+            validation.settings,
+            recipe.input,
+            split=validation.split,
+            queries=validation.queries,
+            seed=recipe.seed + _VALIDATION_SEED,
+            place=place,
+        ),
+        test={}
+        if measure is None
+        else setting_episodes(
+            data,
+            measure.settings,
+            recipe.input,
+            split=measure.split,
+            queries=measure.queries,
+            seed=recipe.seed + _TEST_SEED,
+            place=place,
+        ),
+    )
+
+
+def setting_episodes(
+    data: DataSection,
+    settings: Iterable[Setting],
+    spec: InputSpec,
+    *,
+    split: str,
+    queries: int,
+    seed: int,
+    place: Place,
+) -> dict[Setting, Sample]:
+    """Evaluation episodes of each setting, never augmented.
+
+    Args:
+        data: Which data set.
+        settings: Ways and shots.
+        spec: The input that images are made for.
+        split: Which classes.
+        queries: Per class.
+        seed: Of the episodes; the same seed gives the same episodes.
+        place: Where the data are.
+    """
+    if data.source == SINUSOIDS:
+        return {s: batches(_sinusoids(s.shot, queries, seed, place.device), _EVALUATION_BATCH) for s in settings}
+    classes = _classes(data, spec, split=split, place=place)
+    return {s: batches(EpisodeSampler(classes, s.way, s.shot, queries, seed=seed), _EVALUATION_BATCH) for s in settings}
+
+
+def batches(sampler: Sampler, tasks: int) -> Sample:
+    """Meta-batches of `tasks` episodes by number."""
+    return lambda number: MetaBatch(sampler.sample(number, tasks), sampler.way_at(number))
+
+
+def _training(data: DataSection, section: EpisodesSection, spec: InputSpec, *, seed: int, place: Place) -> Sampler:
+    if data.source == SINUSOIDS:
+        shot = section.shot if isinstance(section.shot, int) else section.shot[1]
+        return _sinusoids(shot, section.queries, seed, place.device)
+    augment = None if section.augment is None else Affine(**section.augment.model_dump())
+    return EpisodeSampler(
+        _classes(data, spec, split=section.split, place=place),
+        section.way,
+        section.shot,
+        section.queries,
+        seed=seed,
+        augment=augment,
+        vary=section.vary,
+    )
+
+
+def _sinusoids(shot: int, queries: int, seed: int, device: str) -> Sampler:
+    return SinusoidSampler(shot=shot, queries=queries, seed=seed, device=device)
+
+
+def _classes(data: DataSection, spec: InputSpec, *, split: str, place: Place) -> ImageClasses:
+    classes = load_classes(
+        data.source,
+        spec=spec,
+        split=split,
+        scheme=data.scheme,
+        rotations=data.rotations,
+        root=place.root,
+        cache=place.cache,
+        options=data.options,
+    )
+    return classes.to(place.device)
