@@ -1,0 +1,1 @@
+"""The kshot server: sessions, engine and HTTP."""

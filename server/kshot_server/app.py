@@ -1,0 +1,239 @@
+"""LitServe, 3 of 3: assembling the server, starting it, and ending it.
+
+    main ─┬─ manager      LitServe's queues
+          ├─ engine 0..n  spawned; the only ones that import torch
+          └─ API 0..m     forked; uvicorn, gateway.py
+
+    SIGTERM, SIGINT ─▶ phase DRAINING   /readyz is 503; after the drain delay, API processes finish and end
+                    ─▶ phase DRAINED    engines end, the manager ends, exit 0
+
+The main process never imports torch, so it can fork. Everything private of LitServe that we touch is in this file and
+in routes.py, and tests/contract holds each defect that we work around.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from litserve import LitServer
+
+from kshot_server.auth import ApiKeys
+from kshot_server.board import Board, Phase
+from kshot_server.engine.repository import ModelRepository
+from kshot_server.fleet import Fleet
+from kshot_server.gateway import Parts, mount
+from kshot_server.logs import configure_logs
+from kshot_server.metrics import forget_process
+from kshot_server.orphans import forked_children_end_with
+from kshot_server.routes import EngineSpec
+from kshot_server.sessions.stores.base import SessionStore
+from kshot_server.settings import Settings
+from kshot_server.worker import EngineAPI, EngineOptions
+
+__all__ = ["StartFailed", "serve"]
+
+_log = logging.getLogger(__name__)
+_POLL_SECONDS = 0.1
+_GRACE_SECONDS = 5  # beyond the longest request, for an API process to end
+
+
+class StartFailed(Exception):  # noqa: N818 - reads as the state it names
+    """The server cannot start; the message says why."""
+
+
+class _Stopped(Exception):  # noqa: N818 - a signal came while the server was starting
+    pass
+
+
+class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
+    """LitServe's server with our routes, our life cycle and none of its own endpoints."""
+
+    def __init__(
+        self, settings: Settings, devices: Sequence[str], models: ModelRepository, keys: ApiKeys, store: SessionStore
+    ) -> None:
+        from prometheus_client import CollectorRegistry  # noqa: PLC0415 - reads its environment on import
+
+        self._settings = settings
+        self._store = store
+        self.board = Board(len(devices))
+        self.stop_requested = threading.Event()
+        self.crashed = False
+        specs = [EngineSpec(index) for index in range(len(devices))]
+        self._fleet = Fleet(specs, self.board, on_death=self._on_engine_death)
+        super().__init__(
+            [
+                EngineAPI(spec, i, _options(settings, device), self.board)
+                for i, (spec, device) in enumerate(zip(specs, devices, strict=True))
+            ],
+            # The engines choose their devices themselves; told of CUDA, LitServe would look for it in this process.
+            accelerator="cpu",
+            timeout=False,
+            restart_workers=True,
+        )
+        self.monitor_internal = 0.25  # seconds until a dead worker is noticed and restarted
+        self.uvicorn_graceful_timeout = math.ceil(settings.timeout) + _GRACE_SECONDS
+        self.app.router.routes.clear()  # its own /, /health, /info, /docs
+        self.app.user_middleware.clear()  # compressing answers on the event loop; a proxy does that better
+        parts = Parts(models, keys, store, self._fleet, self._state, CollectorRegistry())
+        self._metrics = mount(self.app, settings, parts).metrics
+
+    def _state(self) -> str:
+        if self.board.phase is not Phase.SERVING:
+            return "draining"
+        return "ready" if self._fleet.ready else "starting"
+
+    def _on_engine_death(self, pid: int) -> None:
+        _log.warning("engine process %d died", pid)
+        self._metrics.engine_died()
+        forget_process(pid)
+
+    # -- the API process ---------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """What runs in each API process around its requests."""
+        configure_logs(self._settings.log_level, self._settings.log_format)
+        async with super().lifespan(app):
+            self._fleet.start()
+            try:
+                yield
+            finally:
+                await self._fleet.stop()
+                await self._store.close()
+
+    # -- the main process: each overrides a step of LitServer.run ------------------------------------------------------
+
+    def verify_worker_status(self) -> None:
+        """Wait for an engine. LitServe's own version waits for ever for a worker that was killed while it started."""
+        configure_logs(self._settings.log_level, self._settings.log_format)  # run() has just undone it
+        while not any(self.board.pid(i) for i in range(self.board.engines)):
+            if self.stop_requested.is_set():
+                raise _Stopped
+            if not any(worker.is_alive() for worker in self.inference_workers):
+                raise StartFailed("no engine could start; its messages are above")
+            time.sleep(_POLL_SECONDS / 2)
+
+    def _start_server(self, *args: Any, **kwargs: Any) -> dict[int, multiprocessing.Process]:
+        workers: dict[int, multiprocessing.Process] = super()._start_server(*args, **kwargs)
+        threading.Thread(target=self._supervise, args=(list(workers.values()),), name="supervisor", daemon=True).start()
+        return workers
+
+    def _supervise(self, workers: Sequence[multiprocessing.Process]) -> None:
+        """End the server when it was asked to, or when an API process has died: nothing would restart that one."""
+        while not self.stop_requested.wait(_POLL_SECONDS):
+            if not all(worker.is_alive() for worker in workers):
+                _log.error("an API process died; the server ends")
+                self.crashed = True
+                break
+        self.board.phase = Phase.DRAINING
+        if not self.crashed:
+            _log.info("draining")
+            time.sleep(self._settings.drain_delay)
+        self._shutdown_event.set()
+
+    def _perform_graceful_shutdown(
+        self, manager: Any, uvicorn_workers: dict[int, Any], shutdown_reason: str = "normal"
+    ) -> None:
+        self.board.phase = Phase.DRAINING
+        for worker in uvicorn_workers.values():
+            worker.terminate()
+        for worker in uvicorn_workers.values():
+            worker.join(self.uvicorn_graceful_timeout)
+        self.board.phase = Phase.DRAINED
+        super()._perform_graceful_shutdown(manager, uvicorn_workers, shutdown_reason)
+
+
+def _options(settings: Settings, device: str) -> EngineOptions:
+    return EngineOptions(
+        folders=settings.models,
+        allow_transductive=settings.allow_transductive,
+        device=device,
+        cache_bytes=settings.cache_bytes,
+        max_wait_ms=settings.max_wait_ms,
+        max_pending=settings.max_inflight * settings.api_servers * 2,
+        log_level=settings.log_level,
+        log_format=settings.log_format,
+    )
+
+
+def serve(
+    settings: Settings, *, devices: Sequence[str], models: ModelRepository, keys: ApiKeys, store: SessionStore
+) -> int:
+    """Serve until a signal comes. To be called in the main thread of a process that has not imported torch.
+
+    Returns:
+        0 after SIGTERM or SIGINT, with every request in work answered; 1 after a process of the server was lost.
+
+    Raises:
+        StartFailed: the port is taken, or no engine works.
+    """
+    _check_port(settings.host, settings.port)
+    configure_logs(settings.log_level, settings.log_format)
+    server = _Server(settings, devices, models, keys, store)
+    main = os.getpid()
+    forked_children_end_with(main)
+
+    def on_signal(_signal: int, _frame: object) -> None:
+        # Forked children inherit this handler; for LitServe's manager it means: survive until main says otherwise.
+        if os.getpid() == main:
+            server.stop_requested.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    try:
+        server.run(
+            host=settings.host,
+            port=settings.port,
+            num_api_servers=settings.api_servers,
+            log_level="warning",
+            generate_client_file=False,
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            # Longer than clients keep an idle connection (httpx 5 s, our nginx 4 s), so that they are who closes it and
+            # none sends a request into one that is being closed.
+            timeout_keep_alive=10,
+        )
+    except _Stopped:
+        pass
+    except (EOFError, ConnectionError) as error:
+        _log.error("LitServe's manager process was lost (%s); the server ends", type(error).__name__)
+        server.crashed = True
+    finally:
+        _end_children()
+    _log.info("ended", extra={"exit_code": int(server.crashed)})
+    return int(server.crashed)
+
+
+def _check_port(host: str, port: int) -> None:
+    """uvicorn would end the process with a log line; this says it in words."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartFailed(
+                f"port {port} on {host} cannot be bound: {error.strerror}; choose another with --port"
+            ) from None
+
+
+def _end_children() -> None:
+    """Leave no process behind, however the server ended."""
+    for stop in (multiprocessing.Process.terminate, multiprocessing.Process.kill):
+        children = multiprocessing.active_children()
+        for child in children:
+            stop(child)
+        for child in children:
+            child.join(2)

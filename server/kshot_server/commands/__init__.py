@@ -1,0 +1,1 @@
+"""Sub-commands of `kshot` that this package registers."""

@@ -1,0 +1,103 @@
+"""`kshot serve`: from the command line to a running server."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from kshot_server.settings import SettingError, Settings, add_flags, read_settings
+
+__all__ = ["EXTRA", "HELP", "configure", "run"]
+
+_METRICS_PREFIX = "kshot-metrics-"
+
+HELP = "serve models over HTTP"
+EXTRA = "server,torch"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.description = (
+        "Serve models over HTTP. Without arguments: the models that ship with kshot, on http://127.0.0.1:8000. "
+        "Every flag is also an environment variable; a flag wins."
+    )
+    add_flags(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Returns:
+        0 after a clean end, 1 after a process was lost or when the server could not start, 2 for wrong settings.
+    """
+    try:
+        settings = read_settings(vars(arguments), os.environ)
+    except SettingError as error:
+        return _refuse(str(error), 2)
+    # prometheus_client looks for this when it is imported, and engine processes inherit it.
+    directory = os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_directory()
+    try:
+        return _serve(settings)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _serve(settings: Settings) -> int:
+    # Here and not above: `kshot --help` shall not wait for a web framework.
+    from dataclasses import replace  # noqa: PLC0415 - see the line above
+
+    from kshot_models.artifact import zoo_folder  # noqa: PLC0415 - as above
+    from kshot_server.app import StartFailed, serve  # noqa: PLC0415 - as above
+    from kshot_server.auth import load_api_keys  # noqa: PLC0415 - as above
+    from kshot_server.devices import devices_of  # noqa: PLC0415 - as above
+    from kshot_server.engine.repository import ModelRepository  # noqa: PLC0415 - as above
+    from kshot_server.sessions.errors import StoreNotUsable  # noqa: PLC0415 - as above
+    from kshot_server.sessions.stores.table import StoreSettings, open_store  # noqa: PLC0415 - as above
+
+    settings = replace(settings, models=settings.models or (zoo_folder(),))
+    try:
+        keys = load_api_keys(settings.api_keys, os.environ)
+        devices = devices_of(settings.device, os.environ)
+        store = open_store(
+            settings.store,
+            StoreSettings(
+                max_bytes=settings.store_bytes,
+                cache_bytes=settings.record_cache_bytes,
+                timeout_seconds=settings.store_timeout,
+            ),
+        )
+    except (SettingError, StoreNotUsable) as error:
+        return _refuse(str(error), 2)
+    models = ModelRepository(settings.models, allow_transductive=settings.allow_transductive)
+    if not models.list():
+        return _refuse(_no_models(settings, models), 1)
+    names = ", ".join(f"{entry.name}@{entry.version}" for entry in models.list())
+    sys.stderr.write(f"kshot serves {names} at http://{settings.host}:{settings.port} (Ctrl-C ends it)\n")
+    try:
+        return serve(settings, devices=devices, models=models, keys=keys, store=store)
+    except StartFailed as error:
+        return _refuse(str(error), 1)
+
+
+def _metrics_directory() -> str:
+    """Make a folder for the numbers of this server's processes, and remove those of servers that were killed."""
+    for old in Path(tempfile.gettempdir()).glob(f"{_METRICS_PREFIX}*-*"):
+        pid = old.name.removeprefix(_METRICS_PREFIX).partition("-")[0]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            shutil.rmtree(old, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"{_METRICS_PREFIX}{os.getpid()}-")
+
+
+def _no_models(settings: Settings, models: object) -> str:
+    folders = ", ".join(str(folder) for folder in settings.models)
+    refused = "".join(f"; {item.folder}: {item.reason}" for item in getattr(models, "refused", ()))
+    return f"no model to serve in {folders}: expected DIR/<name>/<version>/manifest.json{refused}"
+
+
+def _refuse(message: str, code: int) -> int:
+    sys.stderr.write(f"kshot serve: {message}\n")
+    return code

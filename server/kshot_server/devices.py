@@ -1,0 +1,61 @@
+"""Which devices to run engines on, found out without torch: the main process must never touch CUDA before it forks."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from kshot_server.settings import SettingError
+
+__all__ = ["devices_of"]
+
+_DEVICE = re.compile(r"cpu|cuda|cuda:\d{1,3}")
+_NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+
+
+def devices_of(setting: str, environment: Mapping[str, str], gpus: Path = _NVIDIA_GPUS) -> tuple[str, ...]:
+    """The devices of `--device`, one for each engine process.
+
+    Args:
+        setting: `auto` (every visible GPU if torch can use them, else the CPU) or devices separated by commas.
+        environment: normally `os.environ`; CUDA_VISIBLE_DEVICES counts.
+        gpus: the folder in which the driver lists its GPUs.
+
+    Raises:
+        SettingError: not a device, or one of them twice.
+    """
+    if setting == "auto":
+        count = _visible_gpus(environment, gpus) if _torch_uses_cuda() else 0
+        return tuple(f"cuda:{i}" for i in range(count)) or ("cpu",)
+    devices = tuple(part.strip() for part in setting.split(","))
+    if not all(_DEVICE.fullmatch(device) for device in devices) or len(set(devices)) != len(devices):
+        raise SettingError(
+            f"--device: expected auto, cpu, cuda or different ones of cuda:0,cuda:1,..., got {setting!r}"
+        )
+    return devices
+
+
+def _visible_gpus(environment: Mapping[str, str], gpus: Path) -> int:
+    present = len(os.listdir(gpus)) if gpus.is_dir() else 0  # noqa: PTH208 - a count, no paths
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return present
+    # CUDA stops at the first entry that is no device; -1 and the empty string are the usual ways to say "none".
+    listed = [part for part in visible.split(",") if part.strip() and not part.strip().startswith("-")]
+    return min(present, len(listed))
+
+
+def _torch_uses_cuda() -> bool:
+    """Whether the installed torch was built for CUDA: its version file says so, and reading that file is cheap."""
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None:
+        return False
+    version = importlib.util.spec_from_file_location("kshot_torch_version", Path(torch.origin).parent / "version.py")
+    if version is None or version.loader is None:
+        return False
+    module = importlib.util.module_from_spec(version)
+    version.loader.exec_module(module)
+    return getattr(module, "cuda", None) is not None

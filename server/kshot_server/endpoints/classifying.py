@@ -1,0 +1,68 @@
+"""POST /v1/sessions/{session}/classify and /v1/models/{model}/classify: queries become predictions."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kshot_server.answers import classification_json, json_response
+from kshot_server.bodies import Body
+from kshot_server.calls import Call, Classification
+from kshot_server.endpoints.documented import (
+    READS_BODY,
+    READS_QUERIES,
+    READS_SUPPORT,
+    ModelName,
+    SessionId,
+    answers,
+)
+from kshot_server.endpoints.wiring import Wiring
+from kshot_server.gate import Key, Timeout
+from kshot_server.metrics import HttpMetrics
+from kshot_server.openapi import request_body
+from kshot_server.schemas import ClassificationOut, ClassifyBody, ClassifyOnceBody
+
+__all__ = ["add_classifying"]
+
+
+def add_classifying(router: APIRouter, wiring: Wiring) -> None:
+    """Put the routes on `router`."""
+    service, gate, metrics = wiring
+
+    @router.post(
+        "/sessions/{session}/classify",
+        tags=["classify"],
+        summary="Classify with a session",
+        operation_id="classify",
+        openapi_extra=request_body(ClassifyBody, support=False, queries=True),
+        **answers(ClassificationOut, *READS_BODY, *READS_QUERIES, "session_not_found", "store_unavailable"),
+    )
+    async def classify(request: Request, session: SessionId, key: Key = None, timeout: Timeout = None) -> Response:
+        """Classify images. An answer depends on the session and its own image, on nothing else in the request."""
+
+        async def work(call: Call, body: Body) -> Response:
+            return _classified(await service.classify(call, session, body), metrics)
+
+        return await gate.run_with_body(request, key, timeout, ("queries",), work)
+
+    @router.post(
+        "/models/{model}/classify",
+        tags=["classify"],
+        summary="Teach and classify in one call",
+        operation_id="classify_once",
+        openapi_extra=request_body(ClassifyOnceBody, support=True, queries=True),
+        **answers(ClassificationOut, *READS_BODY, *READS_SUPPORT, *READS_QUERIES),
+    )
+    async def classify_once(request: Request, model: ModelName, key: Key = None, timeout: Timeout = None) -> Response:
+        """Support set and queries together. The adapted weights are kept as after teaching: `session` names them."""
+
+        async def work(call: Call, body: Body) -> Response:
+            return _classified(await service.classify_once(call, model, body), metrics)
+
+        return await gate.run_with_body(request, key, timeout, ("support", "queries"), work)
+
+
+def _classified(result: Classification, metrics: HttpMetrics) -> Response:
+    metrics.classified(result.info.model, result.cache, len(result.predictions), result.batch_size)
+    return json_response(classification_json(result))

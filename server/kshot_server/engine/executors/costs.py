@@ -1,0 +1,57 @@
+"""What one example costs a model, and for which ways its head answers: found out by trying, so for any learner.
+
+The scheduler fills batches by this cost. Only ratios matter, so floating-point operations of the matrix products and
+convolutions are measure enough.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kshot_models.errors import WayUnsupported
+from kshot_models.load import LoadedLearner, normalise
+from kshot_models.types import Examples
+
+__all__ = ["Costs", "measure_costs"]
+
+_PROBES = 2  # examples of two classes: the smallest support set
+
+
+class Costs(NamedTuple):
+    """FLOP per example, and the only way that the head answers for (None: any)."""
+
+    adapt: float
+    predict: float
+    fixed_way: int | None
+
+
+def measure_costs(loaded: LoadedLearner, device: str) -> Costs:
+    """Adapt and predict once on noise and count.
+
+    Raises:
+        WayUnsupported: the head answers neither for 2 classes nor for the manifest's `max_way`.
+    """
+    spec, limits = loaded.manifest.input, loaded.manifest.limits
+    # Noise, as blank images lead to denormal numbers, which take a CPU many times longer.
+    shape = (_PROBES, spec.height, spec.width, spec.channels)
+    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    inputs = normalise(pixels.to(device), spec)
+    support = Examples(inputs, torch.arange(_PROBES, device=device), torch.ones(_PROBES, device=device))
+    learner, meta = loaded.learner, loaded.meta_params
+    fixed_way = None
+    with torch.no_grad():
+        try:
+            learner.adapt(meta, support, way=_PROBES)
+        except WayUnsupported:
+            fixed_way = limits.max_way
+        with FlopCounterMode(display=False) as adapting:
+            task = learner.adapt(meta, support, way=fixed_way or _PROBES)
+        with FlopCounterMode(display=False) as predicting:
+            learner.predict(meta, task, inputs)
+    least = spec.height * spec.width * spec.channels  # reading the image
+    return Costs(
+        max(adapting.get_total_flops() / _PROBES, least), max(predicting.get_total_flops() / _PROBES, least), fixed_way
+    )

@@ -1,0 +1,127 @@
+"""The CPU: tasks one by one, each on one core, as many side by side as there are cores.
+
+Two tasks on two cores take less time than the same two one after the other on both cores, and batching them into one
+tensor gains nothing, so nothing is padded and nobody waits for company. Channels-last tensors save the max-pool its
+strided reads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kshot_models.load import LoadedLearner, normalise
+from kshot_models.manifest import InputSpec, Limits
+from kshot_models.tree import meta_map, size_bytes
+from kshot_models.types import Examples
+from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
+from kshot_server.engine.executors.costs import measure_costs
+from kshot_server.engine.executors.results import DIVERGED, probabilities
+from kshot_server.engine.requests import Failed, Support
+
+__all__ = ["CpuExecutor"]
+
+_BATCH_FLOPS = 2e8  # some milliseconds of one core: dozens of single queries, one adaptation
+_QUERIES_AT_ONCE = 128
+
+
+class CpuExecutor:
+    """See Executor.
+
+    Args:
+        threads: tasks side by side; 0 is one for each core that this process may use.
+    """
+
+    device = "cpu"
+    waits_pay = False
+
+    def __init__(self, *, threads: int = 0) -> None:
+        self.lanes = threads or len(os.sched_getaffinity(0))
+        self.batch_flops = _BATCH_FLOPS
+
+    def enter_lane(self) -> None:
+        """Give the calling thread one core, and leave all other threads of the process as they are.
+
+        Denormal numbers count as 0 on it: networks make them of blank images, and are many times slower on them.
+        """
+        others = torch.get_num_threads()
+        torch.set_num_threads(1)
+        # The call binds this thread, but is also what threads to come start from: another one takes that back.
+        restore = threading.Thread(target=torch.set_num_threads, args=(others,))
+        restore.start()
+        restore.join()
+        torch.set_flush_denormal(True)
+
+    def prepare(self, loaded: LoadedLearner) -> ServedModel:
+        """See Executor."""
+        costs = measure_costs(loaded, self.device)
+        return ServedModel(
+            loaded.learner,
+            meta_map(_channels_last, loaded.meta_params),
+            loaded.manifest,
+            loaded.digest,
+            costs.fixed_way,
+            costs.adapt,
+            costs.predict,
+        )
+
+    def place_support(self, support: Support, limits: Limits) -> Place:
+        """One bucket for all sizes, as nothing is padded."""
+        del limits
+        return Place(None, len(support.inputs))
+
+    def place_queries(self, queries: Queries, limits: Limits) -> Place:
+        """See place_support."""
+        del limits
+        return Place(None, len(queries.inputs))
+
+    @torch.no_grad()
+    def adapt(self, model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:
+        """See Executor."""
+        return [_adapt(model, support) for support in supports]
+
+    @torch.no_grad()
+    def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
+        """See Executor."""
+        return [_predict(model, queries) for queries in batch]
+
+
+def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
+    examples = Examples(
+        _to_inputs(support.inputs, model.manifest.input),
+        torch.tensor(support.targets),
+        torch.ones(len(support.targets)),
+    )
+    task = model.learner.adapt(model.meta_params, examples, way=model.fixed_way or support.way)
+    if not all(values.isfinite().all() for values in task.values()):
+        return DIVERGED
+    return AdaptedWeights(task, support.way, None, size_bytes(task))
+
+
+def _predict(model: ServedModel, queries: Queries) -> NDArray[np.float32] | Failed:
+    task, way = queries.weights.values, queries.weights.way
+    # Only transductive norms look from one row to another; the others' lists are cut to bound the memory.
+    at_once = len(queries.inputs) if model.manifest.learner.norm == "transductive" else _QUERIES_AT_ONCE
+    logits = [
+        model.learner.predict(model.meta_params, task, _to_inputs(chunk, model.manifest.input))
+        for chunk in _chunks(queries.inputs, at_once)
+    ]
+    return probabilities(torch.cat(logits)[:, :way], model.manifest.calibration.temperature)
+
+
+def _chunks(inputs: NDArray[np.uint8], at_once: int) -> list[NDArray[np.uint8]]:
+    return [inputs[start : start + at_once] for start in range(0, len(inputs), at_once)]
+
+
+def _to_inputs(pixels: NDArray[np.uint8], spec: InputSpec) -> Tensor:
+    return _channels_last(normalise(torch.tensor(pixels), spec))
+
+
+def _channels_last(values: Tensor) -> Tensor:
+    return values.contiguous(memory_format=torch.channels_last) if values.ndim == 4 else values

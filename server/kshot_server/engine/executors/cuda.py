@@ -1,0 +1,139 @@
+"""The GPU: many tasks as one batch, vmapped over the learner that one task uses.
+
+Tasks of one bucket are padded to one size: support and query rows with weight 0, classes without examples. Learners
+see to it that padding changes nothing. A session's parameters are kept as one row, so that a batch of sessions is
+gathered by one copy and a row can be freed by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import vmap
+
+from kshot_models.load import LoadedLearner, normalise
+from kshot_models.manifest import Limits
+from kshot_models.tree import meta_map
+from kshot_models.types import Examples, Params
+from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
+from kshot_server.engine.executors.costs import measure_costs
+from kshot_server.engine.executors.results import DIVERGED, probabilities
+from kshot_server.engine.requests import Failed, Support
+
+__all__ = ["CudaExecutor", "padded_size"]
+
+_BATCH_FLOPS = 5e11  # tens of milliseconds of a large GPU: some hundred adaptations
+
+Layout: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]  # name and shape of each parameter, in the order of the row
+
+
+class CudaExecutor:
+    """See Executor. One lane, as one batch fills the device.
+
+    Args:
+        device: `cuda` or `cuda:N`; on `cpu` it computes the same, which is how tests compare it.
+    """
+
+    lanes = 1
+    waits_pay = True
+
+    def __init__(self, device: str = "cuda") -> None:
+        self.device = device
+        self.batch_flops = _BATCH_FLOPS
+
+    def enter_lane(self) -> None:
+        """Nothing to do: kernels are launched from any thread."""
+
+    def prepare(self, loaded: LoadedLearner) -> ServedModel:
+        """See Executor."""
+        costs = measure_costs(loaded, self.device)
+        meta = meta_map(lambda values: values.to(self.device), loaded.meta_params)
+        return ServedModel(
+            loaded.learner, meta, loaded.manifest, loaded.digest, costs.fixed_way, costs.adapt, costs.predict
+        )
+
+    def place_support(self, support: Support, limits: Limits) -> Place:
+        """Tasks whose way and size round up to the same wait together."""
+        examples = padded_size(len(support.inputs), limits.max_support)
+        return Place((padded_size(support.way, limits.max_way), examples), examples)
+
+    def place_queries(self, queries: Queries, limits: Limits) -> Place:
+        """Sessions whose parameters have the same shapes wait together, if their queries round up to one number."""
+        examples = padded_size(len(queries.inputs), limits.max_queries)
+        return Place((queries.weights.layout, examples), examples)
+
+    @torch.no_grad()
+    def adapt(self, model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:
+        """See Executor."""
+        limits = model.manifest.limits
+        way = model.fixed_way or padded_size(max(support.way for support in supports), limits.max_way)
+        rows = padded_size(max(len(support.inputs) for support in supports), limits.max_support)
+
+        def adapt_one(inputs: Tensor, targets: Tensor, weights: Tensor) -> Params:
+            return model.learner.adapt(model.meta_params, Examples(inputs, targets, weights), way=way)
+
+        task = vmap(adapt_one)(
+            self._inputs(model, [support.inputs for support in supports], rows),
+            self._padded([support.targets for support in supports], rows),
+            self._padded([np.ones(len(support.targets), np.float32) for support in supports], rows),
+        )
+        layout: Layout = tuple((name, tuple(values.shape[1:])) for name, values in task.items())
+        flat = torch.cat(
+            [values.reshape(len(supports), -1) for values in task.values()], dim=1
+        )  # (tasks, all parameters of a task)
+        finite = flat.isfinite().all(1).tolist()
+        # Rows are cloned: a view would keep the memory of the whole batch for as long as one session of it is cached.
+        return [
+            AdaptedWeights(row.clone(), support.way, layout, row.nbytes) if fine else DIVERGED
+            for row, support, fine in zip(flat, supports, finite, strict=True)
+        ]
+
+    @torch.no_grad()
+    def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
+        """See Executor."""
+        layout = cast("Layout", batch[0].weights.layout)  # that of all, or they would not share a bucket
+        task = _unflatten(torch.stack([queries.weights.values for queries in batch]), layout)
+        rows = padded_size(max(len(queries.inputs) for queries in batch), model.manifest.limits.max_queries)
+        inputs = self._inputs(model, [queries.inputs for queries in batch], rows)
+        weights = self._padded([np.ones(len(queries.inputs), np.float32) for queries in batch], rows)
+
+        def predict_one(task: Params, inputs: Tensor, weights: Tensor) -> Tensor:
+            return model.learner.predict(model.meta_params, task, inputs, weights)
+
+        logits = vmap(predict_one)(task, inputs, weights).to("cpu")  # (tasks, rows, padded way)
+        temperature = model.manifest.calibration.temperature
+        return [
+            probabilities(one[: len(queries.inputs), : queries.weights.way], temperature)
+            for one, queries in zip(logits, batch, strict=True)
+        ]
+
+    def _inputs(self, model: ServedModel, pixels: Sequence[NDArray[np.uint8]], rows: int) -> Tensor:
+        return normalise(self._padded(pixels, rows), model.manifest.input)
+
+    def _padded(self, arrays: Sequence[NDArray[np.generic]], rows: int) -> Tensor:
+        """Arrays (n, ...) of different n -> one tensor (tasks, rows, ...), zero behind each."""
+        padded = np.zeros((len(arrays), rows, *arrays[0].shape[1:]), arrays[0].dtype)
+        for to, array in zip(padded, arrays, strict=True):
+            to[: len(array)] = array
+        return torch.from_numpy(padded).to(self.device)
+
+
+def padded_size(size: int, limit: int) -> int:
+    """`size` rounded up to four steps an octave (8, 10, 12, 14, 16, 20, ...), at most `limit`: at most a quarter more.
+
+    Every size up to 8 stays as it is, so the smallest and commonest episodes pay nothing.
+    """
+    step = 1 << max((size - 1).bit_length() - 3, 0)
+    return min(-(-size // step) * step, limit)
+
+
+def _unflatten(flat: Tensor, layout: Layout) -> Params:
+    """The inverse of what `adapt` does: rows (tasks, parameters) -> tensors (tasks, *shape) by name."""
+    sizes = [int(np.prod(shape)) for _, shape in layout]
+    parts = torch.split(flat, sizes, dim=1)
+    return {name: part.reshape(-1, *shape) for (name, shape), part in zip(layout, parts, strict=True)}

@@ -1,0 +1,236 @@
+"""The scheduler: one thread that owns the backlog, the cache and the adaptations under way; all else comes by message.
+
+    submit ─ Ticket ──▶ ┌───────────┐ ── batch ──▶ lane (thread) ── executor
+                        │ scheduler │
+    close ── Close ───▶ └───────────┘ ◀── Computed ──┘
+
+A ticket finds weights in the cache, or joins an adaptation of its session that waits or runs already, or begins one.
+The next batch is chosen while others run, and starts when a lane is free: at once on an idle engine, else after a short
+wait for company where the executor says that this pays.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kshot_server.engine.backlog import Backlog
+from kshot_server.engine.batch import Computed, compute_batch, failed_batch
+from kshot_server.engine.cache import WeightCache
+from kshot_server.engine.executors.base import AdaptedWeights, Executor, Queries
+from kshot_server.engine.isolate import internal_error
+from kshot_server.engine.requests import Adapted, AdaptRequest, Classified, Failed, NeedsSupport, Support
+from kshot_server.engine.served import ServedModels
+from kshot_server.engine.stats import EngineStats
+from kshot_server.engine.work import Adaptation, Prediction, Ticket, Work
+
+__all__ = ["DRAINING", "Scheduler"]
+
+DRAINING = Failed("draining", "this engine is shutting down", action="try again: another replica will answer")
+
+
+class _Close:
+    """No more tickets will come."""
+
+
+_CLOSE: Final = _Close()
+Message: TypeAlias = Ticket | Computed | _Close
+
+
+class Scheduler:
+    """Runs until it is closed.
+
+    Args:
+        executor: computes batches.
+        served: the models on its device.
+        lanes: threads that batches run on; `executor.lanes` of them.
+        cache: of adapted weights; from now on the scheduler's own.
+        stats: where batches and joins are counted.
+        max_wait_seconds: how long work may wait for company.
+    """
+
+    def __init__(
+        self,
+        *,
+        executor: Executor,
+        served: ServedModels,
+        lanes: ThreadPoolExecutor,
+        cache: WeightCache[AdaptedWeights],
+        stats: EngineStats,
+        max_wait_seconds: float,
+    ) -> None:
+        self._executor = executor
+        self._served = served
+        self._lanes = lanes
+        self._cache = cache
+        self._stats = stats
+        self._max_wait_seconds = max_wait_seconds if executor.waits_pay else 0.0
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._backlog = Backlog(
+            batch_flops=executor.batch_flops,
+            lanes=executor.lanes,
+            example_flops=served.example_flops,
+            keep=self._keep,
+        )
+        self._under_way: dict[tuple[str, str], Adaptation] = {}  # by model and session; waiting or running
+        self._running = 0
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="kshot-scheduler", daemon=True)
+        self._thread.start()
+
+    @property
+    def queued(self) -> int:
+        """Pieces of work that wait, about."""
+        return len(self._backlog)
+
+    @property
+    def running(self) -> int:
+        """Batches that run."""
+        return self._running
+
+    def submit(self, ticket: Ticket) -> None:
+        """Take on a ticket; it will be answered. Not to be called after `close`."""
+        self._inbox.put(ticket)
+
+    def close(self) -> None:
+        """Finish what runs and the predictions that follow from it, answer the rest `draining`, and end."""
+        self._inbox.put(_CLOSE)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not (self._closing and self._running == 0):
+            for message in self._messages():
+                self._hear(message)
+            while self._running < self._executor.lanes and (works := self._backlog.take(time.monotonic())):
+                self._start(works)
+
+    def _messages(self) -> list[Message]:
+        """Wait for a message or for work to be ripe, then take all that has come: it may fit in one batch."""
+        messages: list[Message] = []
+        wait = None
+        if self._running < self._executor.lanes and len(self._backlog):
+            wait = max(self._backlog.ripe_at() - time.monotonic(), 0.0)
+        try:
+            messages.append(self._inbox.get(timeout=wait))
+            while True:
+                messages.append(self._inbox.get_nowait())
+        except queue.Empty:
+            return messages
+
+    def _hear(self, message: Message) -> None:
+        try:
+            match message:
+                case Ticket():
+                    self._accept(message)
+                case Computed():
+                    self._finish(message)
+                case _:
+                    self._refuse_the_rest()
+        except Exception as error:  # noqa: BLE001 - this thread must live: everybody's answers depend on it
+            self._give_up(message, internal_error("scheduling", error))
+
+    def _give_up(self, message: Message, failed: Failed) -> None:
+        """Answer whoever waits for what `message` was about and has no answer yet."""
+        tickets = [message] if isinstance(message, Ticket) else []
+        for work in message.works if isinstance(message, Computed) else []:
+            tickets += work.tickets
+            self._forget(work)
+        for ticket in tickets:
+            ticket.answer(failed)
+
+    def _accept(self, ticket: Ticket) -> None:
+        request = ticket.request
+        weights = self._cache.get(request.model, request.session)
+        if weights is not None:
+            self._use(ticket, weights, recomputed=False)
+        elif (adaptation := self._under_way.get((request.model, request.session))) is not None:
+            adaptation.tickets.append(ticket)
+            self._stats.count_joined()
+        elif request.support is None:
+            ticket.answer(NeedsSupport())
+        else:
+            self._adapt(ticket, request.support)
+
+    def _adapt(self, ticket: Ticket, support: Support) -> None:
+        request = ticket.request
+        place = self._executor.place_support(support, ticket.manifest.limits)
+        adaptation = Adaptation(request.model, request.session, support, place, self._ripe_at(), [ticket])
+        self._under_way[request.model, request.session] = adaptation
+        self._backlog.add(adaptation)
+
+    def _use(self, ticket: Ticket, weights: AdaptedWeights, *, recomputed: bool) -> None:
+        """Weights are there: answer, or let the queries wait for a batch."""
+        request = ticket.request
+        if isinstance(request, AdaptRequest):
+            ticket.answer(Adapted(request.session, ticket.timings(), cached=not recomputed))
+            return
+        queries = Queries(weights, request.queries)
+        place = self._executor.place_queries(queries, ticket.manifest.limits)
+        self._backlog.add(Prediction(request.model, queries, place, self._ripe_at(), ticket, recomputed))
+
+    def _ripe_at(self) -> float:
+        idle = self._running == 0 and len(self._backlog) == 0
+        return 0.0 if idle else time.monotonic() + self._max_wait_seconds
+
+    def _keep(self, work: Work) -> bool:
+        """Whether work goes into the batch that is being formed."""
+        wanted = work.still_wanted()
+        if not wanted:
+            self._forget(work)
+        return wanted
+
+    def _forget(self, work: Work) -> None:
+        """The next request for the session of an adaptation will begin a new one."""
+        if isinstance(work, Adaptation):
+            self._under_way.pop((work.model, work.session), None)
+
+    def _start(self, works: list[Work]) -> None:
+        self._running += 1
+        try:
+            self._lanes.submit(lambda: self._inbox.put(compute_batch(self._executor, self._served, works)))
+        except RuntimeError as error:  # the machine gives no more threads
+            self._finish(failed_batch(works, internal_error("starting a batch", error)))
+
+    def _finish(self, computed: Computed) -> None:
+        self._running -= 1
+        works = computed.works
+        self._stats.count_batch(works[0].op, len(works), computed.seconds)
+        for ticket in (ticket for work in works for ticket in work.tickets):
+            ticket.batch_size = len(works)
+        for adaptation, weights in computed.adaptations:
+            self._finish_adaptation(adaptation, weights, computed.seconds * 1e3)
+        for prediction, answer in computed.predictions:
+            self._finish_prediction(prediction, answer, computed.seconds * 1e3)
+
+    def _finish_adaptation(self, work: Adaptation, weights: AdaptedWeights | Failed, elapsed_ms: float) -> None:
+        self._forget(work)
+        if isinstance(weights, AdaptedWeights):
+            self._cache.put(work.model, work.session, weights)
+        for ticket in work.tickets:
+            ticket.adapt_ms = elapsed_ms
+            if isinstance(weights, Failed):
+                ticket.answer(weights)
+            else:
+                # In hand, not looked up again: the cache may be too small to hold them until the queries are computed.
+                self._use(ticket, weights, recomputed=True)
+
+    def _finish_prediction(self, work: Prediction, answer: NDArray[np.float32] | Failed, elapsed_ms: float) -> None:
+        ticket = work.ticket
+        ticket.predict_ms = elapsed_ms
+        if isinstance(answer, Failed):
+            ticket.answer(answer)
+        else:
+            ticket.answer(Classified(answer, ticket.timings(), "recomputed" if work.recomputed else "device"))
+
+    def _refuse_the_rest(self) -> None:
+        self._closing = True
+        for work in self._backlog.drain():
+            self._forget(work)
+            for ticket in work.tickets:
+                ticket.answer(DRAINING)

@@ -1,0 +1,216 @@
+"""What every request to /v1 passes: key, rate, permit, deadline, body. A refusal costs nothing of what comes after it.
+
+tenant_of ─▶ rate ─▶ permit ─▶ deadline ─┬▶ read the body, up to its limit ─▶ work ─▶ answer
+  401        429      503        504     └─ client hangs up: the work is cancelled
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+from fastapi import Header, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from kshot_server.admission import Admission, RateLimiter
+from kshot_server.auth import ApiKeys
+from kshot_server.bodies import Body, Wanted, check_media_type, read_body
+from kshot_server.calls import Call
+from kshot_server.decoding import Decoder
+from kshot_server.errors import InputError
+from kshot_server.faults import Fault
+from kshot_server.headers import ClientGone
+from kshot_server.metrics import HttpMetrics
+
+__all__ = ["Gate", "Key", "Timeout"]
+
+_SMALL_BODY_BYTES = 16 * 1024
+
+_bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="Authorization: Bearer KEY")
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="header", description="X-API-Key: KEY")
+
+Timeout = Annotated[
+    float | None,
+    Header(
+        alias="X-Timeout-Seconds",
+        gt=0,
+        allow_inf_nan=False,
+        description="Give up after so many seconds (504). The server has a longest of its own.",
+    ),
+]
+
+
+async def _key(
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    header: Annotated[str | None, Security(_header)],
+) -> str | None:
+    return bearer.credentials if bearer is not None else header
+
+
+Key = Annotated[str | None, Security(_key)]
+"""The key as it was sent, in either way."""
+
+
+class Gate:
+    """Lets requests through.
+
+    Args:
+        keys: who may ask.
+        rates: how often.
+        admission: how many at once.
+        decoder: the threads that parse bodies.
+        metrics: where refusals are counted.
+        timeout: longest time that a request may take, in seconds.
+        max_body_bytes: largest body.
+        max_pixels: most pixels of one image.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: ApiKeys,
+        rates: RateLimiter,
+        admission: Admission,
+        decoder: Decoder,
+        metrics: HttpMetrics,
+        timeout: float,
+        max_body_bytes: int,
+        max_pixels: int,
+    ) -> None:
+        self._keys = keys
+        self._rates = rates
+        self._admission = admission
+        self._decoder = decoder
+        self._metrics = metrics
+        self._timeout = timeout
+        self._max_body_bytes = max_body_bytes
+        self._max_pixels = max_pixels
+
+    async def run(
+        self, request: Request, key: str | None, timeout: float | None, work: Callable[[Call], Awaitable[Response]]
+    ) -> Response:
+        """Answer a request with `work`, or refuse it.
+
+        Raises:
+            InputError: `unauthorized`, or what `work` finds wrong.
+            Fault: `rate_limited`, `overloaded`, `deadline_exceeded`, or what `work` cannot do.
+            ClientGone: the client hung up.
+        """
+        tenant = request.state.tenant = self._tenant_of(key)
+        try:
+            self._rates.take(tenant)
+            permit = self._admission.permit()
+            with permit:
+                return await self._in_time(request, tenant, min(timeout or self._timeout, self._timeout), work)
+        except Fault as fault:
+            if fault.code in {"rate_limited", "overloaded"}:
+                self._metrics.rejected(fault.code)
+            raise
+
+    def _tenant_of(self, key: str | None) -> str:
+        tenant = self._keys.tenant_of(key)
+        if tenant is None:
+            self._metrics.rejected("unauthorized")
+            raise InputError(
+                "unauthorized",
+                "The request has no API key, or one that is not known.",
+                expected="Authorization: Bearer KEY, or X-API-Key: KEY",
+            )
+        return tenant
+
+    async def _in_time(
+        self, request: Request, tenant: str, seconds: float, work: Callable[[Call], Awaitable[Response]]
+    ) -> Response:
+        call = Call(tenant, time.time() + seconds)
+        request.state.phases = call.phases
+        self._metrics.in_flight(self._admission.in_flight)
+        try:
+            async with asyncio.timeout(seconds):
+                return await work(call)
+        except TimeoutError:
+            raise Fault(
+                "deadline_exceeded",
+                f"The request was not finished within {seconds:g} seconds.",
+                action="Send it again, or with fewer images.",
+            ) from None
+        except ClientDisconnect:
+            raise ClientGone from None
+        finally:
+            self._metrics.in_flight(self._admission.in_flight - 1)
+
+    async def run_with_body(
+        self,
+        request: Request,
+        key: str | None,
+        timeout: float | None,
+        parts: tuple[str, ...],
+        work: Callable[[Call, Body], Awaitable[Response]],
+    ) -> Response:
+        """As `run`, for a route that takes a body of `parts` (support, queries).
+
+        The work is cancelled if the client hangs up.
+
+        Raises:
+            InputError: also `unsupported_media_type` and `payload_too_large`, in both cases before the body was read to
+                its end, and all that can be wrong with a body.
+        """
+
+        wanted = Wanted("support" in parts, "queries" in parts, self._max_pixels)
+
+        async def read_and_work(call: Call) -> Response:
+            body = await self._body(request, wanted)
+            return await _unless_gone(request, work(call, body))
+
+        return await self.run(request, key, timeout, read_and_work)
+
+    async def _body(self, request: Request, wanted: Wanted) -> Body:
+        content_type = request.headers.get("content-type", "")
+        check_media_type(content_type, request.headers.get("content-encoding", ""))
+        data = await self._bytes(request)
+        if len(data) <= _SMALL_BODY_BYTES:
+            return read_body(content_type, data, wanted)  # sooner done than handed to a thread
+        return await self._decoder.run(read_body, content_type, data, wanted)
+
+    async def _bytes(self, request: Request) -> bytes:
+        announced = request.headers.get("content-length", "")
+        # isdigit alone would let other scripts' digits through.
+        if announced.isascii() and announced.isdigit() and int(announced) > self._max_body_bytes:
+            raise self._too_large()
+        data = bytearray()
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > self._max_body_bytes:
+                raise self._too_large()
+        return bytes(data)
+
+    def _too_large(self) -> InputError:
+        return InputError(
+            "payload_too_large",
+            "The body is too large.",
+            expected=f"at most {self._max_body_bytes} bytes",
+            action="Shrink the images to the model's input size, or split the queries over several requests.",
+        )
+
+
+async def _unless_gone(request: Request, work: Awaitable[Response]) -> Response:
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_hang_up(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        gone.cancel()
+        task.cancel()
+        # Whatever it ends with from here on is nobody's business; unseen, asyncio would log it as lost.
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+
+async def _hang_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,123 @@
+"""All of HTTP put together on a FastAPI application: app.py puts it on LitServe's, local.py on one of its own.
+
+Envelope (headers.py)            id, timing, log line, count, last resort for defects
+└── problem handlers             errors -> problem+json
+    └── routes                   endpoints/ (/v1), operations.py, /docs, /openapi.json
+        └── Gate (gate.py)       key, rate, permit, deadline, body
+            └── Service          service.py: repository, decoding, identity, store, engines
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.responses import Response
+
+from kshot_server.admission import Admission, RateLimiter
+from kshot_server.answers import json_response
+from kshot_server.auth import ApiKeys
+from kshot_server.decoding import Decoder
+from kshot_server.endpoints.table import v1_router
+from kshot_server.engine.repository import ModelRepository
+from kshot_server.gate import Gate
+from kshot_server.headers import Envelope
+from kshot_server.metrics import HttpMetrics
+from kshot_server.openapi import install_document
+from kshot_server.operations import operations_router
+from kshot_server.problems import install_handlers
+from kshot_server.service import Engines, Service
+from kshot_server.sessions.stores.base import SessionStore
+from kshot_server.settings import Settings
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+__all__ = ["Mounted", "Parts", "kshot_version", "mount"]
+
+
+def kshot_version() -> str:
+    """The version of the installed distribution."""
+    try:
+        return version("kshot")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What the application is made of. The caller owns them and closes what must be closed.
+
+    `state` tells `ready`, `draining` or `starting`.
+    """
+
+    models: ModelRepository
+    keys: ApiKeys
+    store: SessionStore
+    engines: Engines
+    state: Callable[[], str]
+    registry: CollectorRegistry
+
+
+class Mounted(NamedTuple):
+    """What `mount` made and its caller needs."""
+
+    metrics: HttpMetrics
+    decoder: Decoder
+
+
+def mount(app: FastAPI, settings: Settings, parts: Parts) -> Mounted:
+    """Put routes, handlers and middleware on an application that has none of its own."""
+    decoder = Decoder(settings.decode_threads)
+    metrics = HttpMetrics(parts.registry, kshot_version())
+    service = Service(
+        models=parts.models,
+        store=parts.store,
+        engines=parts.engines,
+        decoder=decoder,
+        max_pixels=settings.max_pixels,
+        ttl_seconds=settings.ttl_seconds,
+        max_ttl_seconds=settings.max_ttl_seconds,
+    )
+    gate = Gate(
+        keys=parts.keys,
+        rates=RateLimiter(settings.rate_limit),
+        admission=Admission(settings.max_inflight),
+        decoder=decoder,
+        metrics=metrics,
+        timeout=settings.timeout,
+        max_body_bytes=settings.max_body_bytes,
+        max_pixels=settings.max_pixels,
+    )
+    app.include_router(v1_router(service, gate, metrics))
+    app.include_router(
+        operations_router(
+            state=parts.state,
+            metrics=metrics,
+            refresh=lambda: metrics.store_events(dataclasses.asdict(parts.store.counters)),
+            models=parts.models,
+            show_models=not parts.keys.required,
+            version=kshot_version(),
+        )
+    )
+    _add_documentation(app)
+    app.router.redirect_slashes = False  # a redirected POST is sent twice, body and all
+    install_handlers(app)
+    app.add_middleware(Envelope, metrics=metrics)
+    return Mounted(metrics, decoder)
+
+
+def _add_documentation(app: FastAPI) -> None:
+    install_document(app, kshot_version())
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def document() -> Response:
+        return json_response(app.openapi())
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return get_swagger_ui_html(openapi_url="/openapi.json", title="kshot")

@@ -1,0 +1,183 @@
+"""What Prometheus sees. Names begin with kshot_; no label holds a tenant, a session or what else a client may choose.
+
+    API processes ──┐
+                    ├─ files in PROMETHEUS_MULTIPROC_DIR ── /metrics of any API process adds them up
+    engines ────────┘
+
+Without that directory (local mode, tests) the numbers of the one process are shown. prometheus_client looks for the
+variable when it is imported, so it is imported here on use, after the entry point has set the variable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+__all__ = ["CONTENT_TYPE", "DIRECTORY_VARIABLE", "EngineMetrics", "HttpMetrics", "forget_process"]
+
+DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class HttpMetrics:
+    """The numbers of one API process."""
+
+    def __init__(self, registry: CollectorRegistry, version: str) -> None:
+        from prometheus_client import Counter, Gauge, Histogram  # noqa: PLC0415 - see the module's docstring
+
+        self._registry = registry
+        self._requests = Counter(
+            "kshot_requests", "Answers by route, method and status.", ["route", "method", "status"], registry=registry
+        )
+        self._seconds = Histogram(
+            "kshot_request_seconds",
+            "Time from a request's head to its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._phases = Histogram(
+            "kshot_phase_seconds", "Where requests spend their time.", ["phase"], buckets=_SECONDS, registry=registry
+        )
+        self._rejected = Counter(
+            "kshot_rejected", "Requests that were refused before any work.", ["reason"], registry=registry
+        )
+        self._problems = Counter("kshot_problems", "Problems by code.", ["code"], registry=registry)
+        self._sessions = Counter(
+            "kshot_sessions_adapted", "Answers that made a session, or knew it.", ["model", "known"], registry=registry
+        )
+        self._queries = Counter("kshot_queries", "Images classified.", ["model", "cache"], registry=registry)
+        self._batches = Histogram(
+            "kshot_batch_size",
+            "Requests in the batch that an answer rode in.",
+            ["operation"],
+            buckets=_BATCH,
+            registry=registry,
+        )
+        self._in_flight = Gauge(
+            "kshot_in_flight", "Requests being worked on.", registry=registry, multiprocess_mode="livesum"
+        )
+        self._store = Gauge(
+            "kshot_store_events",
+            "What happened in the session store since it was opened.",
+            ["event"],
+            registry=registry,
+            multiprocess_mode="sum",
+        )
+        self._deaths = Counter("kshot_engine_deaths", "Engine processes that died.", registry=registry)
+        info = Gauge("kshot_build_info", "Always 1.", ["version"], registry=registry, multiprocess_mode="max")
+        info.labels(version).set(1)
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count an answer."""
+        self._requests.labels(route, method, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def phase(self, name: str, seconds: float) -> None:
+        """Record one phase of a request."""
+        self._phases.labels(name).observe(seconds)
+
+    def problem(self, code: str) -> None:
+        """Count a problem by its code."""
+        self._problems.labels(code).inc()
+
+    def rejected(self, reason: str) -> None:
+        """Count a request that was refused before any work."""
+        self._rejected.labels(reason).inc()
+
+    def adapted(self, model: str, *, known: bool, batch_size: int) -> None:
+        """Count a session that was made, or was known."""
+        self._sessions.labels(model, str(known).lower()).inc()
+        if batch_size:
+            self._batches.labels("adapt").observe(batch_size)
+
+    def classified(self, model: str, cache: str, queries: int, batch_size: int) -> None:
+        """Count classified images."""
+        self._queries.labels(model, cache).inc(queries)
+        if batch_size:
+            self._batches.labels("predict").observe(batch_size)
+
+    def in_flight(self, count: int) -> None:
+        """Tell how many requests are being worked on."""
+        self._in_flight.set(count)
+
+    def store_events(self, events: Mapping[str, int]) -> None:
+        """Tell what happened in the store so far."""
+        for event, count in events.items():
+            self._store.labels(event).set(count)
+
+    def engine_died(self) -> None:
+        """Count the death of an engine process."""
+        self._deaths.inc()
+
+    def render(self) -> bytes:
+        """The text that Prometheus reads: of all processes if they share a directory, of this one otherwise."""
+        from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 - see the module's docstring
+        from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415 - as above
+
+        registry = self._registry
+        if DIRECTORY_VARIABLE in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call] # prometheus_client leaves it untyped
+        return generate_latest(registry)
+
+
+class EngineMetrics:
+    """The numbers of one engine process, from `Engine.stats()`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        from prometheus_client import Gauge  # noqa: PLC0415 - see the module's docstring
+
+        # All are gauges set to running totals: the engine counts itself, and an engine that died takes its own away.
+        self._cache = Gauge(
+            "kshot_cache", "Adapted weights on the device: what is held, and what happened.", ["what"],
+            registry=registry, multiprocess_mode="livesum",
+        )  # fmt: skip
+        self._work = Gauge(
+            "kshot_engine_requests", "Requests in the engine: pending, queued, running.", ["state"],
+            registry=registry, multiprocess_mode="livesum",
+        )  # fmt: skip
+        self._outcomes = Gauge(
+            "kshot_engine_outcomes",
+            "Answers of the engine by kind.",
+            ["outcome"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._seconds = Gauge(
+            "kshot_engine_busy_seconds",
+            "Time spent computing.",
+            ["operation"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._models = Gauge(
+            "kshot_engine_models", "Models that are loaded.", registry=registry, multiprocess_mode="livemax"
+        )
+
+    def refresh(self, stats: Mapping[str, Any]) -> None:
+        """Take the values of now."""
+        for what, value in stats["cache"].items():
+            self._cache.labels(what).set(value)
+        for state in ("pending", "queued", "running"):
+            self._work.labels(state).set(stats[state])
+        for outcome, count in stats["outcomes"].items():
+            self._outcomes.labels(outcome).set(count)
+        for operation, seconds in stats["seconds"].items():
+            self._seconds.labels(operation).set(seconds)
+        self._models.set(len(stats["models"]))
+
+
+def forget_process(pid: int) -> None:
+    """Drop the live gauges of a process that died; its counters stay in the sums."""
+    if DIRECTORY_VARIABLE in os.environ:
+        from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - see the module's docstring
+
+        mark_process_dead(pid)  # type: ignore[no-untyped-call] # prometheus_client leaves it untyped

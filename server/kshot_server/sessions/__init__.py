@@ -1,0 +1,1 @@
+"""Sessions: what they are (record, identity), how they live (lifecycle) and where they are kept (stores)."""

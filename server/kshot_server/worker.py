@@ -1,0 +1,154 @@
+"""LitServe, 1 of 3: the engine's process. One `EngineAPI` for each device; adapting and classifying share its weights.
+
+    queue ─▶ decode_request ─▶ predict = Desk.answer ─▶ encode_response ─▶ queue
+
+LitServe's async loop gives each request a task of its own, and the engine batches. LitServe's own batching is not used:
+one bad request of a batch would fail all of it. Nothing raises: an exception that cannot be pickled kills the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from litserve import LitAPI
+from litserve.loops.simple_loops import SingleLoop
+from litserve.specs.base import LitSpec
+from litserve.utils import LitAPIStatus
+
+from kshot_server.board import Board, Phase
+from kshot_server.desk import Desk
+from kshot_server.engine.repository import ModelRepository
+from kshot_server.logs import configure_logs
+from kshot_server.messages import Message, Reply
+from kshot_server.orphans import end_with_parent
+
+__all__ = ["EngineAPI", "EngineOptions"]
+
+_log = logging.getLogger(__name__)
+_STATS_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an engine process has to know. Picklable: it is sent to the process when that starts."""
+
+    folders: tuple[Path, ...]
+    allow_transductive: bool
+    device: str
+    cache_bytes: int
+    max_wait_ms: float
+    max_pending: int
+    log_level: str
+    log_format: str
+
+
+class _QuietLoop(SingleLoop):  # type: ignore[misc] # LitServe is untyped
+    """LitServe's loop without its START messages: nobody reads them, and each costs as much as an answer."""
+
+    def put_response(
+        self,
+        transport: Any,
+        response_queue_id: int,
+        uid: str,
+        response_data: Any,
+        status: str,
+        response_type: Any,
+    ) -> None:
+        """Send a message, unless it only says that work begins."""
+        if status != LitAPIStatus.START:
+            super().put_response(transport, response_queue_id, uid, response_data, status, response_type)
+
+
+class EngineAPI(LitAPI):  # type: ignore[misc] # LitServe is untyped
+    """The engine behind LitServe's hooks."""
+
+    def __init__(self, spec: LitSpec, index: int, options: EngineOptions, board: Board) -> None:
+        """Args: spec, this engine's way in; index, its place on the board."""
+        super().__init__(spec=spec, enable_async=True, loop=_QuietLoop())
+        self._index = index
+        self._options = options
+        self._board = board
+
+    def setup(self, device: str) -> None:
+        """Start the engine. Runs in the worker process; LitServe calls it ready when this returns.
+
+        Raises:
+            RuntimeError: no model works on this device.
+        """
+        del device  # LitServe's idea of one; ours is in the options
+        options = self._options
+        configure_logs(options.log_level, options.log_format)
+        self._answer_signals()
+        end_with_parent(os.getppid())
+        begun = time.perf_counter()
+        # Here and not above: it brings in torch, which only this process may import.
+        from kshot_server.engine.engine import Engine  # noqa: PLC0415 - see the line above
+
+        models = ModelRepository(options.folders, allow_transductive=options.allow_transductive)
+        engine = Engine(
+            models,
+            device=options.device,
+            cache_bytes=options.cache_bytes,
+            max_wait_ms=options.max_wait_ms,
+            max_pending=options.max_pending,
+        )
+        failed = engine.warm_up()
+        for reference, failure in failed.items():
+            _log.error("model %s does not work: %s", reference, failure.detail)
+        if models.list() and len(failed) >= len(models.list()):
+            raise RuntimeError("no model works; see the messages above")
+        self._desk = Desk(engine)
+        self._publish(engine.stats)
+        self._board.announce(self._index)
+        _log.info(
+            "engine %d on %s is up",
+            self._index,
+            options.device,
+            extra={"seconds": round(time.perf_counter() - begun, 2)},
+        )
+
+    def _answer_signals(self) -> None:
+        """A signal to the whole process group must not take the engine away from requests that are being drained."""
+
+        def on_terminate(_signal: int, _frame: object) -> None:
+            if self._board.phase is Phase.DRAINED:
+                os._exit(0)  # LitServe's loop never ends by itself
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, on_terminate)
+
+    def _publish(self, read: Any) -> None:
+        """Keep the engine's gauges up to date."""
+        from prometheus_client import CollectorRegistry  # noqa: PLC0415 - reads its environment on import
+
+        from kshot_server.metrics import EngineMetrics  # noqa: PLC0415 - as above
+
+        metrics = EngineMetrics(CollectorRegistry())
+
+        def refresh() -> None:
+            while True:
+                metrics.refresh(read())
+                time.sleep(_STATS_SECONDS)
+
+        threading.Thread(target=refresh, name="engine-stats", daemon=True).start()
+
+    # LitServe insists on the name `request`; coroutines, because it would run plain functions in a thread each.
+
+    async def decode_request(self, request: Message) -> Message:
+        """Nothing to decode: the message is plain values."""
+        return request
+
+    async def predict(self, request: Message) -> Reply:
+        """Answer a message."""
+        return await self._desk.answer(request)
+
+    async def encode_response(self, output: Reply) -> Reply:
+        """Nothing to encode."""
+        return output
