@@ -1,0 +1,129 @@
+"""What tests of several packages share: free ports, a real server in a process of its own, the Omniglot images."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import hypothesis
+import pytest
+
+# Tests are small: on a machine with few cores, torch's threads wait for one another far longer than they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+
+# How long one example takes is the machine's affair; pytest-timeout bounds the whole test.
+hypothesis.settings.register_profile("kshot", deadline=None)
+hypothesis.settings.load_profile("kshot")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """A function that answers a port of the loopback interface that nobody listens on."""
+    return _free_port
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A `kshot serve` that answers /readyz with 200."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def kill(self) -> None:
+        """SIGKILL to the main process, as `kill -9 PID` does; the others have to notice it themselves."""
+        self.process.kill()
+        self.process.wait(STOP_SECONDS)
+
+    def listens(self) -> bool:
+        """Whether anybody still takes connections on the server's port."""
+        with contextlib.suppress(httpx.TransportError):
+            httpx.get(f"{self.url}/livez", timeout=2)
+            return True
+        return False
+
+    def stop(self) -> int:
+        """SIGTERM to the main process, as a supervisor does; answers its exit code."""
+        self.process.terminate()
+        return self.process.wait(STOP_SECONDS)
+
+
+Serve = Callable[..., contextlib.AbstractContextManager[RunningServer]]
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
+    """A context manager around a real server: `with serve("--store", "memory") as server: ...`.
+
+    Its arguments are flags of `kshot serve`; host, port and log level are given.
+    Nothing of it is left running afterwards.
+    """
+
+    @contextlib.contextmanager
+    def running(*flags: str) -> Iterator[RunningServer]:
+        port = _free_port()
+        log = tmp_path_factory.mktemp("serve") / "log.txt"
+        command = [sys.executable, "-m", "kshot", "serve", "--port", str(port), *flags]
+        # A KSHOT_* variable of whoever runs the tests would be a flag that no test asked for.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("KSHOT_")}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
+            )
+        server = RunningServer(f"http://127.0.0.1:{port}", process, log)
+        try:
+            _wait_until_ready(server)
+            yield server
+        finally:
+            # The whole process group: a test that failed must not leave a part of its server behind.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(STOP_SECONDS)
+
+    return running
+
+
+def _wait_until_ready(server: RunningServer) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            pytest.fail(
+                f"kshot serve ended with {server.process.returncode} before it was ready:\n{server.log.read_text()}"
+            )
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{server.url}/readyz", timeout=2).status_code == 200:
+                return
+        time.sleep(0.1)
+    pytest.fail(f"kshot serve was not ready after {START_SECONDS:g} s:\n{server.log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def omniglot_root() -> Path:
+    """The folder with the Omniglot images, zipped or unpacked; without them the test is skipped."""
+    root = Path(os.environ.get("KSHOT_OMNIGLOT") or REPOSITORY.parent / "shared" / "data" / "omniglot")
+    for half in ("images_background", "images_evaluation"):
+        if not (root / half).is_dir() and not (root / f"{half}.zip").is_file():
+            pytest.skip(
+                f"no Omniglot images: {root} holds neither {half}/ nor {half}.zip; name their folder in KSHOT_OMNIGLOT"
+            )
+    return root

@@ -1,0 +1,169 @@
+"""What the server promises when processes end, on real ones: drains, kills, and never an orphan.
+
+An engine that is suspended (SIGSTOP) keeps its requests in flight for as long as a test needs them there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+TEACH = "/v1/models/tiny/sessions"
+QUIET = "--log-level=warning"
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as opened:
+        yield opened
+
+
+def in_flight(url: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("kshot_in_flight "))
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
+
+
+def post_many(
+    pool: ThreadPoolExecutor, url: str, bodies: Callable[..., Any], count: int, first: int = 0
+) -> list[Future[httpx.Response]]:
+    """Send adaptations, each of another session, and wait until the server has them all."""
+    contents = [bodies(seed=first + i).json for i in range(count)]
+    sent = [pool.submit(httpx.post, url + TEACH, json=content, timeout=60) for content in contents]
+    until(lambda: in_flight(url) == count)
+    return sent
+
+
+@pytest.mark.parametrize("how", ["main", "group", "interrupt"])
+def test_a_signal_drains(
+    serve: Any, family: Any, pool: ThreadPoolExecutor, models: Path, bodies: Callable[..., Any], how: str
+) -> None:
+    with serve("--models", str(models), "--drain-delay", "2", QUIET) as server:
+        processes = family(server)
+        processes.engines[0].suspend()
+        sent = post_many(pool, server.url, bodies, 4)
+        match how:
+            case "main":
+                server.process.terminate()
+            case "group":  # systemd's default
+                os.killpg(server.process.pid, signal.SIGTERM)
+            case "interrupt":
+                server.process.send_signal(signal.SIGINT)
+        # A signal to the group makes uvicorn stop listening at once, so there is nobody to ask.
+        if how != "group":
+            until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503, 1.5)
+            problem = httpx.get(f"{server.url}/readyz")
+            assert problem.json()["code"] == "draining"
+            assert int(problem.headers["Retry-After"]) > 0
+            assert httpx.get(f"{server.url}/livez").status_code == 200
+        server.process.send_signal(signal.SIGTERM)  # once more changes nothing
+        time.sleep(2.5)  # beyond the drain delay: the API process is waiting for its last requests
+        assert server.process.poll() is None
+        processes.engines[0].resume()
+        assert [future.result().status_code for future in sent] == [201] * 4
+        assert server.process.wait(60) == 0
+        processes.wait_until_gone(5)
+
+
+def test_a_signal_while_it_starts_ends_it(models: Path, free_port: Callable[[], int], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kshot", "serve", "--port", str(free_port()), "--models", str(models)]
+    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        main = psutil.Process(process.pid)
+        try:
+            until(lambda: any("spawn_main" in " ".join(child.cmdline()) for child in main.children()))
+            children = main.children(recursive=True)
+            process.terminate()
+            assert process.wait(60) == 0
+            _, alive = psutil.wait_procs(children, timeout=5)
+            assert alive == []
+        finally:
+            process.kill()
+
+
+def test_a_killed_engine_comes_back(
+    serve: Any, family: Any, pool: ThreadPoolExecutor, models: Path, bodies: Callable[..., Any]
+) -> None:
+    """In-flight requests are told at once, no session is lost, and it serves again within seconds."""
+    with serve("--models", str(models), QUIET) as server, httpx.Client(base_url=server.url, timeout=30) as client:
+        taught = {}
+        for seed in range(3):
+            body = bodies(seed=seed, queries=2)
+            session = client.post(TEACH, json={"support": body.json["support"]}).json()["id"]
+            answer = client.post(f"/v1/sessions/{session}/classify", json=body.query_json)
+            taught[session] = (body.query_json, answer.json()["predictions"])
+        for round_ in range(2):
+            (engine,) = family(server).engines
+            engine.suspend()
+            sent = post_many(pool, server.url, bodies, 3, first=10 * (round_ + 1))
+            begun = time.monotonic()
+            engine.kill()
+            for future in sent:
+                answer = future.result()
+                assert (answer.status_code, answer.json()["code"]) == (503, "engine_unavailable")
+                assert answer.headers["Retry-After"] == "1"
+            assert time.monotonic() - begun < 5  # long before the deadline of 30 s
+            for session, (queries, wanted) in taught.items():
+                answer = client.post(f"/v1/sessions/{session}/classify", json=queries)
+                assert answer.status_code == 200
+                for got, before in zip(answer.json()["predictions"], wanted, strict=True):
+                    assert got["probabilities"] == pytest.approx(before["probabilities"], abs=1e-5)
+            assert client.get("/readyz").status_code == 200
+        assert "kshot_engine_deaths_total 2.0" in client.get("/metrics").text
+
+
+def test_a_dead_engine_is_not_ready_for_a_while(
+    serve: Any, family: Any, models: Path, bodies: Callable[..., Any]
+) -> None:
+    before = time.monotonic()
+    with serve("--models", str(models), QUIET) as server:
+        started = time.monotonic() - before
+        (engine,) = family(server).engines
+        begun = time.monotonic()
+        engine.kill()
+        until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503, 5)
+        assert httpx.get(f"{server.url}/readyz").json()["code"] == "engine_unavailable"
+        # What comes meanwhile waits for the new one, within its own deadline.
+        late = httpx.post(server.url + TEACH, json=bodies().json, headers={"X-Timeout-Seconds": "0.3"})
+        assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
+        assert httpx.post(server.url + TEACH, json=bodies().json, timeout=30).status_code == 201
+        recovered = time.monotonic() - begun
+        print(f"serving again after {recovered:.2f} s")  # noqa: T201 - shown with -s
+        # The promise is 5 s on a machine that starts a server in 3; where other work slows that down, as much more.
+        assert recovered < max(5.0, 2 * started)
+
+
+@pytest.mark.parametrize("which", ["api", "manager"])
+def test_what_cannot_be_restarted_ends_the_server(serve: Any, family: Any, models: Path, which: str) -> None:
+    with serve("--models", str(models), QUIET) as server:
+        processes = family(server)
+        (processes.api[0] if which == "api" else processes.manager).kill()
+        assert server.process.wait(60) == 1
+        processes.wait_until_gone(5)
+
+
+def test_a_killed_main_process_leaves_no_orphans(serve: Any, family: Any, models: Path) -> None:
+    with serve("--models", str(models), QUIET) as server:
+        processes = family(server)
+        server.process.kill()
+        server.process.wait()
+        processes.wait_until_gone(5)
+        with contextlib.suppress(httpx.TransportError):
+            pytest.fail(f"somebody still answers: {httpx.get(server.url + '/livez')}")

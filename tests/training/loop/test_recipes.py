@@ -1,0 +1,130 @@
+"""Reading recipes: strict, overridable, and told in words what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from kshot_training import build
+from kshot_training.errors import RecipeError
+from kshot_training.recipe import Recipe
+from kshot_training.recipe_files import apply_override, read_recipe, shipped_recipes
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_are_valid_and_build(name: str) -> None:
+    recipe = read_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    learner = build.build_learner(recipe.learner, recipe.input)
+    meta = learner.init(torch.Generator().manual_seed(0))
+    build.build_meta_gradient(recipe)
+    build.build_state(meta, recipe.outer)
+    assert build.build_schedule(recipe.outer.schedule, steps=recipe.outer.steps)(0) > 0
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("outer.steps=200", ("outer", "steps"), 200),
+        ("outer.learning_rate=1e-3", ("outer", "learning_rate"), 1e-3),
+        ("episodes.way=[5, 20]", ("episodes", "way"), [5, 20]),
+        ("name=plain text", ("name",), "plain text"),
+        ('name="quoted"', ("name",), "quoted"),
+        ("learner.inner.0.rate=0.5", ("learner", "inner", 0, "rate"), 0.5),
+        ("outer.schedule.type=cosine", ("outer", "schedule", "type"), "cosine"),
+        ("measure.settings=[{way = 5, shot = 1}]", ("measure", "settings"), [{"way": 5, "shot": 1}]),
+    ],
+)
+def test_overrides(override: str, path: tuple[Any, ...], value: Any) -> None:
+    raw: dict[str, Any] = {"name": "old", "outer": {"steps": 1}, "learner": {"inner": [{"rate": 0.1}]}}
+    apply_override(raw, override)
+    node: Any = raw
+    for part in path:
+        node = node[part]
+    assert node == value
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("outer.steps", "expected an override like"),
+        ("=5", "expected an override like"),
+        ("learner.inner.7.rate=1", "'7' is no entry of a list of 1"),
+        ("learner.inner.first.rate=1", "'first' is no entry"),
+        ("name.first=1", "is a value, not a table"),
+        ("name.first.second=1", "is inside a value, not a table"),
+    ],
+)
+def test_wrong_overrides(override: str, told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        apply_override({"name": "old", "learner": {"inner": [{"rate": 0.1}]}}, override)
+
+
+def test_no_such_recipe_suggests_one() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'omniglot-maml'"):
+        read_recipe("omniglot-mam")
+
+
+def test_no_toml(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("name = ")
+    with pytest.raises(RecipeError, match="cannot be read as TOML"):
+        read_recipe(str(path))
+
+
+def test_every_problem_is_told_with_its_key() -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe("omniglot-maml", ["outer.stepps=3", "episodes.tasks=0", "meta_gradient.type=magic"])
+    message = str(caught.value)
+    assert "outer.stepps: unknown key; did you mean 'steps'?" in message
+    assert "episodes.tasks: Input should be greater than or equal to 1 (got 0)" in message
+    assert "meta_gradient" in message
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"outer.optimizer": "sgd", "outer.betas": (0.9, 0.99)}, "sgd has no `betas`"),
+        ({"outer.momentum": 0.9}, "adam has no `momentum`"),
+        ({"outer.optimizer": "sgd", "outer.epsilon": 1e-8}, "sgd has no `epsilon`"),
+        ({"outer.schedule": {"type": "step"}}, "needs `every`"),
+        ({"validation": None}, "needs a \\[validation\\] section"),
+    ],
+)
+def test_sections_agree_with_each_other(values: dict[str, Any], told: str, make_recipe: Callable[..., Recipe]) -> None:
+    with pytest.raises(ValidationError, match=told):
+        make_recipe(**values)
+
+
+@pytest.mark.parametrize(
+    ("inner", "told"),
+    [
+        ([{"type": "sgd", "rate": 0.1}], "needs 'proximal' or 'newton_cg' as the first"),
+        ([], "needs 'proximal' or 'newton_cg' as the first"),
+        ([{"type": "proximal", "strength": 1.0}, {"type": "sgd", "rate": 0.1}], "is 2.0, that of learner.inner.0 1.0"),
+    ],
+)
+def test_imaml_and_its_inner_problem_agree(
+    inner: list[dict[str, Any]], told: str, make_recipe: Callable[..., Recipe]
+) -> None:
+    with pytest.raises(ValidationError, match=told):
+        make_recipe(**{"meta_gradient": {"type": "imaml", "strength": 2.0}, "learner.inner": inner})
+    make_recipe(
+        **{
+            "meta_gradient": {"type": "imaml", "strength": 2},
+            "learner.inner": [{"type": "newton_cg", "strength": 2.0}],
+        }
+    )
+
+
+def test_the_digest_covers_what_decides_the_numbers(make_recipe: Callable[..., Recipe]) -> None:
+    digest = make_recipe().digest
+    assert make_recipe(**{"outer.steps": 7}).digest != digest
+    assert make_recipe(**{"learner.steps": 1}).digest != digest
+    assert make_recipe(**{"checkpoint_every": 3, "artifact.description": "other", "measure": None}).digest == digest
