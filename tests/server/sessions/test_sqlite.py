@@ -74,6 +74,14 @@ async def test_two_processes_worth_of_stores_share_a_file(tmp_path: Path) -> Non
         await store.close()
 
 
+async def test_a_new_file_can_be_opened_by_many_at_the_same_moment(tmp_path: Path) -> None:
+    for attempt in range(60):
+        stores = [SqliteStore(tmp_path / f"{attempt}.db") for _ in range(4)]
+        assert len(set(await asyncio.gather(*(store.session_key() for store in stores)))) == 1
+        for store in stores:
+            await store.close()
+
+
 @pytest.mark.parametrize(
     ("value", "known"),
     [(b"", False), (b"garbage", False), ("text", False), (7, False), (encode_record(make_record(5)), False)],

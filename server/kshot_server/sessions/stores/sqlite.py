@@ -43,6 +43,7 @@ CREATE INDEX IF NOT EXISTS sessions_by_expiry ON sessions (expires_at);
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
 _BUSY_SECONDS = 5.0  # how long to wait for another process that writes
+_BUSY_RETRY_SECONDS = 0.01  # between attempts where SQLite itself does not wait
 _NEWEST = Place(1 << 62, "")
 _KEY_BYTES = 32
 _INFO_BYTES = 2048  # read of each record in a list at first: the header of all but very long lists of labels
@@ -210,16 +211,32 @@ class SqliteStore:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # isolation_level=None: transactions begin where this file says, not where the module guesses.
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(_SCHEMA)
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        # isolation_level=None: transactions begin where this file says, not where the module guesses.
+        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+        try:
+            _prepare(connection)
+        except sqlite3.Error as error:
+            connection.close()
+            if not _is_busy(error) or time.monotonic() >= deadline:
+                raise
+            time.sleep(_BUSY_RETRY_SECONDS)
+        else:
+            return connection
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    # Two processes that open a new file at the same moment both want to change its journal mode. Neither can wait for the
+    # other, so SQLite says "busy" to one of them at once, whatever the timeout: `_connect` tries again.
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.executescript(_SCHEMA)
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    """Whether somebody else has the file; extended codes keep the primary one in their low byte."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def _shared_key(connection: sqlite3.Connection) -> bytes:
