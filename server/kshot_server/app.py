@@ -8,7 +8,7 @@
                     ─▶ phase DRAINED    engines end, the manager ends, exit 0
 
 The main process never imports torch, so it can fork. Everything private of LitServe that we touch is in this file and
-in routes.py, and tests/contract holds each defect that we work around.
+in engine_line.py, and tests/contract holds each defect that we work around.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from fastapi import FastAPI
 from litserve import LitServer
 
 from kshot_server.auth import ApiKeys
-from kshot_server.board import Board, Phase
 from kshot_server.engine.repository import ModelRepository
+from kshot_server.engine_line import EngineLine
 from kshot_server.fleet import Fleet
 from kshot_server.gateway import Parts, mount
 from kshot_server.logs import configure_logs
 from kshot_server.metrics import forget_process
 from kshot_server.orphans import forked_children_end_with
-from kshot_server.routes import EngineSpec
 from kshot_server.sessions.stores.base import SessionStore
 from kshot_server.settings import Settings
+from kshot_server.shared_state import Phase, SharedState
 from kshot_server.worker import EngineAPI, EngineOptions
 
 __all__ = ["StartFailed", "serve"]
@@ -66,14 +66,14 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
 
         self._settings = settings
         self._store = store
-        self.board = Board(len(devices))
+        self.shared = SharedState(len(devices))
         self.stop_requested = threading.Event()
         self.crashed = False
-        specs = [EngineSpec(index) for index in range(len(devices))]
-        self._fleet = Fleet(specs, self.board, on_death=self._on_engine_death)
+        specs = [EngineLine(index) for index in range(len(devices))]
+        self._fleet = Fleet(specs, self.shared, on_death=self._on_engine_death)
         super().__init__(
             [
-                EngineAPI(spec, i, _options(settings, device), self.board)
+                EngineAPI(spec, i, _options(settings, device), self.shared)
                 for i, (spec, device) in enumerate(zip(specs, devices, strict=True))
             ],
             # The engines choose their devices themselves; told of CUDA, LitServe would look for it in this process.
@@ -89,7 +89,7 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
         self._metrics = mount(self.app, settings, parts).metrics
 
     def _state(self) -> str:
-        if self.board.phase is not Phase.SERVING:
+        if self.shared.phase is not Phase.SERVING:
             return "draining"
         return "ready" if self._fleet.ready else "starting"
 
@@ -117,7 +117,7 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
     def verify_worker_status(self) -> None:
         """Wait for an engine. LitServe's own version waits for ever for a worker that was killed while it started."""
         configure_logs(self._settings.log_level, self._settings.log_format)  # run() has just undone it
-        while not any(self.board.pid(i) for i in range(self.board.engines)):
+        while not any(self.shared.pid(i) for i in range(self.shared.engines)):
             if self.stop_requested.is_set():
                 raise _Stopped
             if not any(worker.is_alive() for worker in self.inference_workers):
@@ -136,7 +136,7 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
                 _log.error("an API process died; the server ends")
                 self.crashed = True
                 break
-        self.board.phase = Phase.DRAINING
+        self.shared.phase = Phase.DRAINING
         if not self.crashed:
             _log.info("draining")
             time.sleep(self._settings.drain_delay)
@@ -145,12 +145,12 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
     def _perform_graceful_shutdown(
         self, manager: Any, uvicorn_workers: dict[int, Any], shutdown_reason: str = "normal"
     ) -> None:
-        self.board.phase = Phase.DRAINING
+        self.shared.phase = Phase.DRAINING
         for worker in uvicorn_workers.values():
             worker.terminate()
         for worker in uvicorn_workers.values():
             worker.join(self.uvicorn_graceful_timeout)
-        self.board.phase = Phase.DRAINED
+        self.shared.phase = Phase.DRAINED
         super()._perform_graceful_shutdown(manager, uvicorn_workers, shutdown_reason)
 
 

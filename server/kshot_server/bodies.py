@@ -21,11 +21,11 @@ from python_multipart.multipart import parse_options_header
 from kshot_server.decoding import Images
 from kshot_server.errors import InputError
 from kshot_server.multipart import Part, parse_multipart
-from kshot_server.redact import without_input
 from kshot_server.schemas import ClassifyBody, ClassifyOnceBody, TeachBody
 from kshot_server.sessions.record import Durability
 from kshot_server.strict_json import parse_json
 from kshot_server.tensors import parse_tensors
+from kshot_server.validation_errors import without_input
 
 __all__ = ["MEDIA_TYPES", "Body", "InvalidBody", "Wanted", "check_media_type", "read_body"]
 

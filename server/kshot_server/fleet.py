@@ -1,6 +1,6 @@
 """The HTTP side's view of the engines: which are up, which one gets a request, what happens when one dies.
 
-    submit(request) ── pick by session id ──▶ station ── Line.call(Work) ──▶ engine process
+    submit(request) ── pick by session id ──▶ station ── Line.call(Submit) ──▶ engine process
                                                 │
                         its process dies ───────┴──▶ all its open calls end at once: 503 engine_unavailable
 
@@ -18,10 +18,10 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from kshot_server.board import Board
 from kshot_server.engine.requests import AdaptRequest, ClassifyRequest, Outcome
 from kshot_server.faults import Fault
-from kshot_server.messages import Cancel, Message, Ping, Pong, Reply, Work
+from kshot_server.messages import Cancel, Message, Ping, Pong, Reply, Submit
+from kshot_server.shared_state import SharedState
 
 __all__ = ["Fleet", "Line"]
 
@@ -55,11 +55,11 @@ class Fleet:
     """All engines of one server, for one API process. Lives on its event loop."""
 
     def __init__(
-        self, lines: Sequence[Line], board: Board, *, on_death: Callable[[int], None] = lambda _pid: None
+        self, lines: Sequence[Line], shared: SharedState, *, on_death: Callable[[int], None] = lambda _pid: None
     ) -> None:
         """Args: lines, one for each engine; board, where they announce themselves; on_death, told the pid."""
         self._lines = lines
-        self._board = board
+        self._shared = shared
         self._on_death = on_death
         self._stations: list[_Station] = []
         self._change = asyncio.Condition()
@@ -91,8 +91,8 @@ class Fleet:
             Fault: `engine_unavailable`, the engine died with this request in its hands.
         """
         station = await self._pick(request.session)
-        ticket = uuid.uuid4().hex
-        reply = await self._unless_lost(station, station.line.call(Work(ticket, request)), ticket)
+        submission = uuid.uuid4().hex
+        reply = await self._unless_lost(station, station.line.call(Submit(submission, request)), submission)
         if isinstance(reply, Pong):
             raise Fault("internal_error", "The engine dropped the request.")
         return reply
@@ -102,7 +102,7 @@ class Fleet:
             await self._change.wait_for(lambda: self.ready)
         return max((s for s in self._stations if s.up), key=lambda s: s.weight(session))
 
-    async def _unless_lost(self, station: _Station, calling: Awaitable[Reply], ticket: str) -> Reply:
+    async def _unless_lost(self, station: _Station, calling: Awaitable[Reply], submission: str) -> Reply:
         call = asyncio.ensure_future(calling)
         try:
             ended: set[asyncio.Future[Any]] = {call, station.lost}
@@ -110,7 +110,7 @@ class Fleet:
             if call.done():
                 return call.result()
         except asyncio.CancelledError:
-            self._send_later(station, Cancel(ticket))
+            self._send_later(station, Cancel(submission))
             raise
         finally:
             call.cancel()
@@ -149,7 +149,7 @@ class Fleet:
             self._on_death(pid)
 
     async def _next_process(self, station: _Station, last: int) -> int:
-        while (pid := self._board.pid(station.index)) in {0, last}:
+        while (pid := self._shared.pid(station.index)) in {0, last}:
             await asyncio.sleep(_POLL_SECONDS)
         return pid
 

@@ -21,9 +21,9 @@ from kshot_server.auth import ApiKeys
 from kshot_server.bodies import Body, Wanted, check_media_type, read_body
 from kshot_server.calls import Call
 from kshot_server.decoding import Decoder
+from kshot_server.envelope import ClientGone
 from kshot_server.errors import InputError
 from kshot_server.faults import Fault
-from kshot_server.headers import ClientGone
 from kshot_server.metrics import HttpMetrics
 
 __all__ = ["Gate", "Key", "Timeout"]

@@ -1,6 +1,6 @@
 """All of HTTP put together on a FastAPI application: app.py puts it on LitServe's, local.py on one of its own.
 
-Envelope (headers.py)            id, timing, log line, count, last resort for defects
+Envelope (envelope.py)            id, timing, log line, count, last resort for defects
 └── problem handlers             errors -> problem+json
     └── routes                   endpoints/ (/v1), operations.py, /docs, /openapi.json
         └── Gate (gate.py)       key, rate, permit, deadline, body
@@ -24,8 +24,8 @@ from kshot_server.auth import ApiKeys
 from kshot_server.decoding import Decoder
 from kshot_server.endpoints.table import v1_router
 from kshot_server.engine.repository import ModelRepository
+from kshot_server.envelope import Envelope
 from kshot_server.gate import Gate
-from kshot_server.headers import Envelope
 from kshot_server.metrics import HttpMetrics
 from kshot_server.openapi import install_document
 from kshot_server.operations import operations_router

@@ -1,9 +1,9 @@
 """What crosses the process border between the HTTP side and an engine, beside the engine's own requests and outcomes.
 
-    HTTP side                                   engine side (desk.py)
-    Work(ticket, request)    ────────────────▶  one Outcome
-    Cancel(ticket)           ────────────────▶  Pong; the work is dropped if it has not begun
-    Ping()                   ────────────────▶  Pong
+    HTTP side                                      engine side (message_handler.py)
+    Submit(submission, request)    ─────────────▶  one Outcome
+    Cancel(submission)             ─────────────▶  Pong; the work is dropped if it has not begun
+    Ping()                         ─────────────▶  Pong
 
 Plain frozen values: everything here is pickled, so nothing here may hold an exception, a callable or a handle.
 """
@@ -15,22 +15,22 @@ from typing import TypeAlias
 
 from kshot_server.engine.requests import AdaptRequest, ClassifyRequest, Outcome
 
-__all__ = ["Cancel", "Message", "Ping", "Pong", "Reply", "Work"]
+__all__ = ["Cancel", "Message", "Ping", "Pong", "Reply", "Submit"]
 
 
 @dataclass(frozen=True)
-class Work:
-    """A request for the engine. `ticket` names it for a later `Cancel`."""
+class Submit:
+    """A request for the engine. `submission` names it for a later `Cancel`."""
 
-    ticket: str
+    submission: str
     request: AdaptRequest | ClassifyRequest
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Nobody waits for the work of this ticket any longer."""
+    """Nobody waits for the work of this submission any longer."""
 
-    ticket: str
+    submission: str
 
 
 @dataclass(frozen=True)
@@ -43,5 +43,5 @@ class Pong:
     """The answer to what needs none."""
 
 
-Message: TypeAlias = Work | Cancel | Ping
+Message: TypeAlias = Submit | Cancel | Ping
 Reply: TypeAlias = Outcome | Pong

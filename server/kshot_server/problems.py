@@ -21,7 +21,7 @@ from starlette.requests import Request
 from kshot_server.bodies import InvalidBody
 from kshot_server.errors import InputError
 from kshot_server.faults import Fault
-from kshot_server.redact import without_input
+from kshot_server.validation_errors import without_input
 
 __all__ = [
     "MEDIA_TYPE",
@@ -125,7 +125,7 @@ def internal_problem(request_id: str) -> JSONResponse:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Make every error of the application a problem. What these do not handle is left to headers.py."""
+    """Make every error of the application a problem. What these do not handle is left to envelope.py."""
     app.add_exception_handler(InputError, _on_input_error)
     app.add_exception_handler(Fault, _on_fault)
     app.add_exception_handler(RequestValidationError, _on_invalid_parameters)
@@ -133,12 +133,12 @@ def install_handlers(app: FastAPI) -> None:
 
 
 def request_id_of(request: Request) -> str:
-    """The id that headers.py gave the request."""
+    """The id that envelope.py gave the request."""
     return str(request.state.request_id)
 
 
 def _tell(request: Request, code: str, detail: str, **more: Any) -> JSONResponse:
-    request.state.problem = code  # for the log line and the count, which headers.py writes
+    request.state.problem = code  # for the log line and the count, which envelope.py writes
     return problem_response(request_id_of(request), code, detail, **more)
 
 

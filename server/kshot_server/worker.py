@@ -1,6 +1,6 @@
 """LitServe, 1 of 3: the engine's process. One `EngineAPI` for each device; adapting and classifying share its weights.
 
-    queue ─▶ decode_request ─▶ predict = Desk.answer ─▶ encode_response ─▶ queue
+    queue ─▶ decode_request ─▶ predict = MessageHandler.handle ─▶ encode_response ─▶ queue
 
 LitServe's async loop gives each request a task of its own, and the engine batches. LitServe's own batching is not used:
 one bad request of a batch would fail all of it. Nothing raises: an exception that cannot be pickled kills the process.
@@ -22,12 +22,12 @@ from litserve.loops.simple_loops import SingleLoop
 from litserve.specs.base import LitSpec
 from litserve.utils import LitAPIStatus
 
-from kshot_server.board import Board, Phase
-from kshot_server.desk import Desk
 from kshot_server.engine.repository import ModelRepository
 from kshot_server.logs import configure_logs
+from kshot_server.message_handler import MessageHandler
 from kshot_server.messages import Message, Reply
 from kshot_server.orphans import end_with_parent
+from kshot_server.shared_state import Phase, SharedState
 
 __all__ = ["EngineAPI", "EngineOptions"]
 
@@ -69,12 +69,12 @@ class _QuietLoop(SingleLoop):  # type: ignore[misc] # LitServe is untyped
 class EngineAPI(LitAPI):  # type: ignore[misc] # LitServe is untyped
     """The engine behind LitServe's hooks."""
 
-    def __init__(self, spec: LitSpec, index: int, options: EngineOptions, board: Board) -> None:
-        """Args: spec, this engine's way in; index, its place on the board."""
+    def __init__(self, spec: LitSpec, index: int, options: EngineOptions, shared: SharedState) -> None:
+        """Args: spec, this engine's way in; index, its number among the engines."""
         super().__init__(spec=spec, enable_async=True, loop=_QuietLoop())
         self._index = index
         self._options = options
-        self._board = board
+        self._shared = shared
 
     def setup(self, device: str) -> None:
         """Start the engine. Runs in the worker process; LitServe calls it ready when this returns.
@@ -104,9 +104,9 @@ class EngineAPI(LitAPI):  # type: ignore[misc] # LitServe is untyped
             _log.error("model %s does not work: %s", reference, failure.detail)
         if models.list() and len(failed) >= len(models.list()):
             raise RuntimeError("no model works; see the messages above")
-        self._desk = Desk(engine)
+        self._handler = MessageHandler(engine)
         self._publish(engine.stats)
-        self._board.announce(self._index)
+        self._shared.announce(self._index)
         _log.info(
             "engine %d on %s is up",
             self._index,
@@ -118,7 +118,7 @@ class EngineAPI(LitAPI):  # type: ignore[misc] # LitServe is untyped
         """A signal to the whole process group must not take the engine away from requests that are being drained."""
 
         def on_terminate(_signal: int, _frame: object) -> None:
-            if self._board.phase is Phase.DRAINED:
+            if self._shared.phase is Phase.DRAINED:
                 os._exit(0)  # LitServe's loop never ends by itself
 
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -147,7 +147,7 @@ class EngineAPI(LitAPI):  # type: ignore[misc] # LitServe is untyped
 
     async def predict(self, request: Message) -> Reply:
         """Answer a message."""
-        return await self._desk.answer(request)
+        return await self._handler.handle(request)
 
     async def encode_response(self, output: Reply) -> Reply:
         """Nothing to encode."""

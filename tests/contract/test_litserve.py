@@ -42,7 +42,7 @@ def test_this_is_the_version_that_was_read() -> None:
     assert litserve.__version__ == "0.2.19"
 
 
-# -- names that app.py and routes.py rely on ---------------------------------------------------------------------------
+# -- names that app.py and engine_line.py rely on ---------------------------------------------------------------------
 
 
 def test_the_private_names_that_we_use_are_there() -> None:
@@ -75,7 +75,7 @@ def test_forced_zmq_swaps_its_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cancelled_wait_leaks_its_buffer_entry() -> None:
-    """So `EngineSpec.call` removes its own."""
+    """So `EngineLine.call` removes its own."""
     made = server()
     made.litapi_request_queues[made.lit_api.api_path] = queue.Queue()
     made.app.response_queue_id = 0
@@ -90,7 +90,7 @@ def test_a_cancelled_wait_leaks_its_buffer_entry() -> None:
 
 
 def test_readiness_is_told_by_the_last_segment_of_the_path() -> None:
-    """So the engines' paths end in different numbers, and /readyz asks our own board."""
+    """So the engines' paths end in different numbers, and /readyz asks our own shared state."""
     made = LitServer([Echo(api_path="/v1/predict"), Echo(api_path="/v2/predict")], accelerator="cpu")
     manager = made._init_manager(1)
     workers = []

@@ -4,7 +4,7 @@ A flow yields effects, is sent their outcomes, and returns its result:
 
     yield Call(...)     the HTTP response; httpx's request errors are thrown in
     yield Pause(s)      nothing, s seconds later
-    yield Work(f)       f(), which may block on files or compute
+    yield Blocking(f)   f(), which may block on files or compute
 
 Client and AsyncClient differ only in how they serve these three.
 """
@@ -25,7 +25,7 @@ from ._errors import APIConnectionError, APITimeoutError, KshotError, NotFoundEr
 from ._retry import RETRIED_STATUSES
 from ._settings import Settings
 
-__all__ = ["Call", "Effect", "Flow", "Pause", "Work", "exchange", "probe"]
+__all__ = ["Blocking", "Call", "Effect", "Flow", "Pause", "exchange", "probe"]
 
 logger = logging.getLogger("kshot")
 
@@ -61,13 +61,13 @@ class Pause(NamedTuple):
     seconds: float
 
 
-class Work(NamedTuple):
+class Blocking(NamedTuple):
     """A function that may block."""
 
     function: Callable[[], Any]
 
 
-Effect: TypeAlias = Call | Pause | Work
+Effect: TypeAlias = Call | Pause | Blocking
 Flow: TypeAlias = Generator[Effect, Any, T]
 
 # The request itself was impossible, or its answer undecodable; another attempt would end alike.

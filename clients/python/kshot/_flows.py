@@ -21,7 +21,7 @@ import httpx
 from ._answers import read_model, read_models, read_predictions, read_session, read_sessions
 from ._bodies import AdaptOptions, Body, encode, split
 from ._errors import InvalidInputError, SessionNotFoundError
-from ._exchange import Call, Flow, Work, exchange, probe
+from ._exchange import Blocking, Call, Flow, exchange, probe
 from ._images import ImagesInput, Picture, read_images
 from ._settings import Settings
 from ._support import Example, SupportInput, read_support
@@ -83,13 +83,13 @@ class Flows:
     def adapt(self, model: str, support: SupportInput, *, options: AdaptOptions, readapt: bool) -> Flow[Handle]:
         """Teach a model: a new session, or the one that this support set already has."""
         path = f"/v1/models/{_segment('model', model)}/sessions"
-        examples: list[Example] = yield Work(lambda: read_support(support))
+        examples: list[Example] = yield Blocking(lambda: read_support(support))
         info = yield from self._post_support(path, examples, options)
         return Handle(info, not info.cached, Recipe(tuple(examples), options) if readapt else None)
 
     def extend(self, handle: Handle, support: SupportInput, *, options: AdaptOptions) -> Flow[Handle]:
         """A new session over the union of a session's support set and more examples."""
-        examples: list[Example] = yield Work(lambda: read_support(support))
+        examples: list[Example] = yield Blocking(lambda: read_support(support))
         info = yield from self._with_session(
             handle, lambda: self._post_support(f"{_session_path(handle)}/support", examples, options)
         )
@@ -127,7 +127,7 @@ class Flows:
 
     def classify(self, handle: Handle, queries: ImagesInput) -> Flow[list[Prediction]]:
         """The predictions of a session, in batches that the model and the body limit allow."""
-        pictures: list[Picture] = yield Work(lambda: read_images(queries))
+        pictures: list[Picture] = yield Blocking(lambda: read_images(queries))
         return (yield from self._classify(handle, pictures))
 
     def classify_once(
@@ -135,12 +135,12 @@ class Flows:
     ) -> Flow[list[Prediction]]:
         """Support set and queries in one request; where they do not fit in one, a session and then its batches."""
         path = f"/v1/models/{_segment('model', model)}/classify"
-        examples, pictures = yield Work(lambda: (read_support(support), read_images(queries)))
+        examples, pictures = yield Blocking(lambda: (read_support(support), read_images(queries)))
         if not pictures:
             return []
         batches = list((yield from self._batches(model, pictures)))
         if len(batches) == 1:
-            body = yield Work(lambda: encode(examples, batches[0], options=options))
+            body = yield Blocking(lambda: encode(examples, batches[0], options=options))
             response = yield from self._exchange(Call("POST", path, body))
             return read_predictions(response, count=len(pictures))
         handle = yield from self.adapt(model, examples, options=options, readapt=True)
@@ -151,7 +151,7 @@ class Flows:
     def _classify(self, handle: Handle, pictures: Sequence[Picture]) -> Flow[list[Prediction]]:
         predictions: list[Prediction] = []
         for batch in (yield from self._batches(_pinned(handle.info), pictures)):
-            body = yield Work(partial(encode, queries=batch))
+            body = yield Blocking(partial(encode, queries=batch))
             response = yield from self._with_session(handle, partial(self._post_queries, handle, body))
             predictions += read_predictions(response, count=len(batch))
         return predictions
@@ -162,7 +162,7 @@ class Flows:
     def _batches(self, model: str, pictures: Sequence[Picture]) -> Flow[list[Sequence[Picture]]]:
         # A single query is within any limit: no need to ask.
         most = (yield from self._max_queries(model)) if len(pictures) > 1 else 1
-        batches: list[Sequence[Picture]] = yield Work(
+        batches: list[Sequence[Picture]] = yield Blocking(
             lambda: list(split(pictures, most=most, max_bytes=self.settings.max_body_bytes))
         )
         return batches
@@ -176,7 +176,7 @@ class Flows:
         return most
 
     def _post_support(self, path: str, examples: Sequence[Example], options: AdaptOptions) -> Flow[SessionInfo]:
-        body = yield Work(lambda: encode(examples, options=options))
+        body = yield Blocking(lambda: encode(examples, options=options))
         return read_session((yield from self._exchange(Call("POST", path, body))))
 
     def _with_session(self, handle: Handle, flow: Callable[[], Flow[T]]) -> Flow[T]:

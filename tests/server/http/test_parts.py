@@ -1,4 +1,4 @@
-"""The smaller parts, each alone: admission, desk, fleet, envelope, logs, metrics."""
+"""The smaller parts, each alone: admission, message handler, fleet, envelope, logs, metrics."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Message as AsgiMessage
 
 from kshot_server.admission import Admission, RateLimiter
-from kshot_server.board import Board, Phase
-from kshot_server.desk import Desk
 from kshot_server.engine.requests import Adapted, AdaptRequest, ClassifyRequest, NeedsSupport, Outcome, Support, Timings
+from kshot_server.envelope import ClientGone, Envelope
 from kshot_server.faults import Fault
 from kshot_server.fleet import Fleet
-from kshot_server.headers import ClientGone, Envelope
 from kshot_server.logs import configure_logs
-from kshot_server.messages import Cancel, Message, Ping, Pong, Reply, Work
+from kshot_server.message_handler import MessageHandler
+from kshot_server.messages import Cancel, Message, Ping, Pong, Reply, Submit
 from kshot_server.metrics import HttpMetrics
+from kshot_server.shared_state import Phase, SharedState
 
 
 def request(session: str = "s_1") -> AdaptRequest:
@@ -82,7 +82,7 @@ def test_rate_zero_is_no_limit() -> None:
         limiter.take("a")
 
 
-# -- desk --------------------------------------------------------------------------------------------------------------
+# -- message handler ---------------------------------------------------------------------------------------------------
 
 
 class Engine:
@@ -96,28 +96,28 @@ class Engine:
         return self.taken[-1]
 
 
-def test_the_desk_answers_and_cancels() -> None:
+def test_a_handler_answers_and_cancels() -> None:
     async def scenario() -> None:
         engine = Engine()
-        desk = Desk(engine)
-        assert await desk.answer(Ping()) == Pong()
-        assert await desk.answer(Cancel("unknown")) == Pong()
-        first = asyncio.create_task(desk.answer(Work("1", request())))
-        second = asyncio.create_task(desk.answer(Work("2", request())))
+        handler = MessageHandler(engine)
+        assert await handler.handle(Ping()) == Pong()
+        assert await handler.handle(Cancel("unknown")) == Pong()
+        first = asyncio.create_task(handler.handle(Submit("1", request())))
+        second = asyncio.create_task(handler.handle(Submit("2", request())))
         await asyncio.sleep(0)
-        assert await desk.answer(Cancel("2")) == Pong()
+        assert await handler.handle(Cancel("2")) == Pong()
         assert engine.taken[1].cancelled()
         assert await second == Pong()
         engine.taken[0].set_result(NeedsSupport())
         assert await first == NeedsSupport()
-        assert desk._open == {}
+        assert handler._open == {}
 
     asyncio.run(scenario())
 
 
 def test_messages_cross_the_process_border() -> None:
-    work = pickle.loads(pickle.dumps(Work("t", request())))
-    assert work.ticket == "t"
+    work = pickle.loads(pickle.dumps(Submit("t", request())))
+    assert work.submission == "t"
     assert work.request.support.inputs.shape == (2, 1, 1, 1)
     fault = pickle.loads(pickle.dumps(Fault("overloaded", "d", action="a", retry_after=3)))
     assert (fault.code, fault.detail, fault.action, fault.retry_after) == ("overloaded", "d", "a", 3)
@@ -139,7 +139,7 @@ class Line:
         if self.swallow:
             self.swallow -= 1
             await asyncio.Event().wait()
-        if isinstance(message, Work):
+        if isinstance(message, Submit):
             await self.go.wait()
             return Adapted(message.request.session, Timings(0), cached=False)
         return Pong()
@@ -177,21 +177,21 @@ async def until(condition: Any) -> None:
 
 def test_a_fleet_waits_for_an_engine_and_tells_of_its_death(processes: Any) -> None:
     async def scenario() -> None:
-        board, line, deaths = Board(1), Line(), []
+        shared, line, deaths = SharedState(1), Line(), []
         line.go.set()
-        fleet = Fleet([line], board, on_death=deaths.append)
+        fleet = Fleet([line], shared, on_death=deaths.append)
         async with running(fleet):
             early = asyncio.create_task(fleet.submit(request()))
             await asyncio.sleep(0.1)
             assert not early.done()
             assert not fleet.ready
             first = processes()
-            board._pids[0] = first.pid
+            shared._pids[0] = first.pid
             assert isinstance(await early, Adapted)
             assert fleet.ready
             line.go.clear()
             caught = asyncio.create_task(fleet.submit(request()))
-            await until(lambda: isinstance(line.got[-1], Work))
+            await until(lambda: isinstance(line.got[-1], Submit))
             first.kill()
             with pytest.raises(Fault, match="engine_unavailable"):
                 await caught
@@ -201,7 +201,7 @@ def test_a_fleet_waits_for_an_engine_and_tells_of_its_death(processes: Any) -> N
             # The dead one's reader in the queue takes the next two messages with it.
             line.swallow = 2
             line.go.set()
-            board._pids[0] = processes().pid
+            shared._pids[0] = processes().pid
             assert isinstance(await fleet.submit(request()), Adapted)
             pings = [message for message in line.got if isinstance(message, Ping)]
             assert len(pings) == 4
@@ -211,12 +211,12 @@ def test_a_fleet_waits_for_an_engine_and_tells_of_its_death(processes: Any) -> N
 
 def test_an_engine_that_died_before_it_was_seen(processes: Any) -> None:
     async def scenario() -> None:
-        board, deaths = Board(1), []
-        fleet = Fleet([Line()], board, on_death=deaths.append)
+        shared, deaths = SharedState(1), []
+        fleet = Fleet([Line()], shared, on_death=deaths.append)
         gone = processes()
         gone.kill()
         gone.wait()
-        board._pids[0] = gone.pid
+        shared._pids[0] = gone.pid
         async with running(fleet):
             await until(lambda: deaths == [gone.pid])
             assert not fleet.ready
@@ -226,30 +226,30 @@ def test_an_engine_that_died_before_it_was_seen(processes: Any) -> None:
 
 def test_a_cancelled_submit_is_told_to_the_engine(processes: Any) -> None:
     async def scenario() -> None:
-        board, line = Board(1), Line()
-        board._pids[0] = processes().pid
-        fleet = Fleet([line], board)
+        shared, line = SharedState(1), Line()
+        shared._pids[0] = processes().pid
+        fleet = Fleet([line], shared)
         async with running(fleet):
             await until(lambda: fleet.ready)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(fleet.submit(request()), 0.2)
             await until(lambda: isinstance(line.got[-1], Cancel))
             work, cancel = line.got[-2:]
-            assert isinstance(work, Work)
-            assert cancel == Cancel(work.ticket)
+            assert isinstance(work, Submit)
+            assert cancel == Cancel(work.submission)
 
     asyncio.run(scenario())
 
 
 def test_sessions_stay_with_their_engine_and_move_only_when_it_dies(processes: Any) -> None:
     async def scenario() -> None:
-        board, lines = Board(3), [Line() for _ in range(3)]
+        shared, lines = SharedState(3), [Line() for _ in range(3)]
         workers = [processes() for _ in range(3)]
         for line in lines:
             line.go.set()
         for i, worker in enumerate(workers):
-            board._pids[i] = worker.pid
-        fleet = Fleet(lines, board)
+            shared._pids[i] = worker.pid
+        fleet = Fleet(lines, shared)
         sessions = [f"s_{i}" for i in range(60)]
 
         async def places() -> dict[str, int]:
@@ -261,7 +261,7 @@ def test_sessions_stay_with_their_engine_and_move_only_when_it_dies(processes: A
                 message.request.session: i
                 for i, line in enumerate(lines)
                 for message in line.got
-                if isinstance(message, Work)
+                if isinstance(message, Submit)
             }
 
         async with running(fleet):
@@ -279,28 +279,28 @@ def test_sessions_stay_with_their_engine_and_move_only_when_it_dies(processes: A
     asyncio.run(scenario())
 
 
-# -- board -------------------------------------------------------------------------------------------------------------
+# -- shared state ------------------------------------------------------------------------------------------------------
 
 
-def announce(board: Board, index: int) -> None:
-    board.announce(index)
+def announce(shared: SharedState, index: int) -> None:
+    shared.announce(index)
 
 
-def test_a_board_is_seen_by_spawned_and_forked_processes() -> None:
-    board = Board(2)
+def test_shared_state_is_seen_by_spawned_and_forked_processes() -> None:
+    shared = SharedState(2)
     for index, method in enumerate(("spawn", "fork")):
-        child = multiprocessing.get_context(method).Process(target=announce, args=(board, index))
+        child = multiprocessing.get_context(method).Process(target=announce, args=(shared, index))
         child.start()
         child.join()
-        assert board.pid(index) == child.pid
+        assert shared.pid(index) == child.pid
 
 
 def test_phases_only_go_up() -> None:
-    board = Board(1)
-    assert board.phase is Phase.SERVING
-    board.phase = Phase.DRAINED
-    board.phase = Phase.DRAINING
-    assert board.phase is Phase.DRAINED
+    shared = SharedState(1)
+    assert shared.phase is Phase.SERVING
+    shared.phase = Phase.DRAINED
+    shared.phase = Phase.DRAINING
+    assert shared.phase is Phase.DRAINED
 
 
 def test_a_child_ends_with_its_parent() -> None:

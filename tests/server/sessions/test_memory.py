@@ -73,9 +73,9 @@ async def test_deleted_sessions_give_their_room_back() -> None:
         await store.delete("acme", record.info.id)
     assert store.size_bytes == 0
     assert store.counters.evictions == 0
-    # Neither the heap of deadlines nor the index of places remembers what is gone.
+    # Neither the heap of deadlines nor the index of positions remembers what is gone.
     assert len(store._deadlines) <= 64
-    assert not store._places
+    assert not store._positions
 
 
 async def test_setting_the_machines_clock_changes_no_life() -> None:

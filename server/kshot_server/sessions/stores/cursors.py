@@ -1,4 +1,4 @@
-"""Cursors of session lists: the place after which the next page begins.
+"""Cursors of session lists: the position after which the next page begins.
 
 Lists are ordered by (created_ms, id), downwards. A cursor is such a pair, so it stays good when the session that it
 names is gone, in every store, and on every replica.
@@ -11,26 +11,26 @@ from typing import NamedTuple
 
 from kshot_server.errors import InputError
 
-__all__ = ["MAX_LIMIT", "Place", "check_limit", "cursor_after", "parse_cursor"]
+__all__ = ["MAX_LIMIT", "Position", "check_limit", "cursor_after", "parse_cursor"]
 
 MAX_LIMIT = 1000
 _CURSOR = re.compile(r"c([0-9]{1,15})-(s_[0-9a-f]{32})")
 
 
-class Place(NamedTuple):
-    """A session's place in the lists: they go downwards."""
+class Position(NamedTuple):
+    """A session's position in the lists: they go downwards."""
 
     created_ms: int
     session: str
 
 
-def cursor_after(place: Place) -> str:
-    """The cursor of what follows `place`."""
-    return f"c{place.created_ms}-{place.session}"
+def cursor_after(position: Position) -> str:
+    """The cursor of what follows `position`."""
+    return f"c{position.created_ms}-{position.session}"
 
 
-def parse_cursor(cursor: str | None) -> Place | None:
-    """The place that a cursor names, None for None: begin with the newest.
+def parse_cursor(cursor: str | None) -> Position | None:
+    """The position that a cursor names, None for None: begin with the newest.
 
     Raises:
         InputError: `invalid_parameter`: it is not one of ours.
@@ -46,7 +46,7 @@ def parse_cursor(cursor: str | None) -> Place | None:
             received=f"{len(cursor)} characters",
             action="Leave the cursor out to begin with the newest session.",
         )
-    return Place(int(match[1]), match[2])
+    return Position(int(match[1]), match[2])
 
 
 def check_limit(limit: int) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from kshot_server.sessions.errors import StoreUnavailable
 from kshot_server.sessions.record import SessionRecord, merge
 from kshot_server.sessions.stores.base import Page, StoreCounters
-from kshot_server.sessions.stores.cursors import Place, check_limit, cursor_after, parse_cursor
+from kshot_server.sessions.stores.cursors import Position, check_limit, cursor_after, parse_cursor
 
 __all__ = ["MemoryStore", "record_bytes"]
 
@@ -64,7 +64,7 @@ class MemoryStore:
         self._monotonic = monotonic
         self._wall = wall
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()  # the least recently used first
-        self._places: defaultdict[str, list[Place]] = defaultdict(list)  # by tenant, ascending
+        self._positions: defaultdict[str, list[Position]] = defaultdict(list)  # by tenant, ascending
         self._deadlines: list[
             tuple[float, _Key]
         ] = []  # a heap; entries are stale once a session was renewed or dropped
@@ -85,7 +85,7 @@ class MemoryStore:
         self._make_room(record_bytes(record))
         self._entries[key] = entry = _Entry(record, -1.0)
         self.size_bytes += record_bytes(record)
-        bisect.insort(self._places[record.info.tenant], Place(record.info.created_ms, record.info.id))
+        bisect.insort(self._positions[record.info.tenant], Position(record.info.created_ms, record.info.id))
         self._renew(key, entry, record.info.ttl_seconds)
         return True
 
@@ -119,16 +119,16 @@ class MemoryStore:
         check_limit(limit)
         self._drop_expired()
         before = parse_cursor(cursor)
-        places = self._places.get(tenant, [])
-        end = len(places) if before is None else bisect.bisect_left(places, before)
+        positions = self._positions.get(tenant, [])
+        end = len(positions) if before is None else bisect.bisect_left(positions, before)
         infos = []
-        for position in range(end - 1, -1, -1):
-            entry = self._entries[tenant, places[position].session]
+        for position in reversed(positions[:end]):
+            entry = self._entries[tenant, position.session]
             if model is None or entry.record.info.model == model:
                 infos.append(entry.record.info.expiring(self._wall_time(entry.deadline)))
             if len(infos) > limit:
                 last = infos[limit - 1]
-                return Page(infos[:limit], cursor_after(Place(last.created_ms, last.id)))
+                return Page(infos[:limit], cursor_after(Position(last.created_ms, last.id)))
         return Page(infos, None)
 
     async def ping(self) -> None:
@@ -137,7 +137,7 @@ class MemoryStore:
     async def close(self) -> None:
         """See SessionStore."""
         self._entries.clear()
-        self._places.clear()
+        self._positions.clear()
         self._deadlines.clear()
         self.size_bytes = 0
 
@@ -177,10 +177,10 @@ class MemoryStore:
     def _drop(self, key: _Key) -> None:
         info = self._entries[key].record.info
         self.size_bytes -= record_bytes(self._entries.pop(key).record)
-        places = self._places[info.tenant]
-        del places[bisect.bisect_left(places, Place(info.created_ms, info.id))]
-        if not places:
-            del self._places[info.tenant]
+        positions = self._positions[info.tenant]
+        del positions[bisect.bisect_left(positions, Position(info.created_ms, info.id))]
+        if not positions:
+            del self._positions[info.tenant]
 
     def _wall_time(self, deadline: float) -> float:
         return self._wall() + deadline - self._monotonic()

@@ -26,7 +26,7 @@ from kshot_server.sessions.codec import PREFIX_BYTES, check_owner, decode_info, 
 from kshot_server.sessions.errors import InvalidRecord, StoreUnavailable
 from kshot_server.sessions.record import SessionInfo, SessionRecord, is_session_id, merge
 from kshot_server.sessions.stores.base import Page, StoreCounters
-from kshot_server.sessions.stores.cursors import Place, check_limit, cursor_after, parse_cursor
+from kshot_server.sessions.stores.cursors import Position, check_limit, cursor_after, parse_cursor
 from kshot_server.sessions.stores.redis_link import RedisLink, answer, refusal
 
 __all__ = ["RedisStore"]
@@ -35,7 +35,7 @@ _logger = logging.getLogger(__name__)
 
 _Command = tuple[str | bytes | int, ...]
 _Infos = list[SessionInfo]  # named out here: inside the class, `list` is its method
-_Places = list[Place]
+_Positions = list[Position]
 
 _KEY_NAME = "kshot:session-key"
 _KEY_BYTES = 32
@@ -165,15 +165,15 @@ class RedisStore:
         before = parse_cursor(cursor)
         infos: _Infos = []
         for _ in range(_LIST_ROUNDS):
-            places = await self._places(tenant, before, max(limit + 1 - len(infos), _LIST_BATCH))
-            if not places:
+            positions = await self._positions(tenant, before, max(limit + 1 - len(infos), _LIST_BATCH))
+            if not positions:
                 return Page(infos, None)
-            found = await self._infos(tenant, [place.session for place in places])
+            found = await self._infos(tenant, [position.session for position in positions])
             infos += [info for info in found if model is None or info.model == model]
-            before = places[-1]
+            before = positions[-1]
             if len(infos) > limit:
                 last = infos[limit - 1]
-                return Page(infos[:limit], cursor_after(Place(last.created_ms, last.id)))
+                return Page(infos[:limit], cursor_after(Position(last.created_ms, last.id)))
         return Page(infos, None if before is None else cursor_after(before))
 
     async def ping(self) -> None:
@@ -202,7 +202,7 @@ class RedisStore:
             )
         )
 
-    async def _places(self, tenant: str, before: Place | None, count: int) -> _Places:
+    async def _positions(self, tenant: str, before: Position | None, count: int) -> _Positions:
         """The next ids of the list, `count` or a few fewer; none at all only at its end."""
         key = _created_key(tenant)
         highest = "+inf" if before is None else before.created_ms
@@ -210,10 +210,10 @@ class RedisStore:
         while True:
             window = ("LIMIT", skip, count)
             (flat,) = await self._link.ask(("ZREVRANGEBYSCORE", key, highest, "-inf", "WITHSCORES", *window))
-            places = _parse_places(answer(flat, list))
-            following = [place for place in places if before is None or place < before]
+            positions = _parse_positions(answer(flat, list))
+            following = [position for position in positions if before is None or position < before]
             # Sessions made in the same millisecond as the cursor's come again: pass over those that were seen.
-            if following or len(places) < count:
+            if following or len(positions) < count:
                 return following
             skip += count
 
@@ -286,10 +286,11 @@ def _bytes(value: Any) -> bytes:
     return answer(value, bytes)
 
 
-def _parse_places(flat: list[Any]) -> list[Place]:
+def _parse_positions(flat: list[Any]) -> list[Position]:
     try:
         return [
-            Place(int(float(score)), str(member, "ascii")) for member, score in zip(flat[::2], flat[1::2], strict=True)
+            Position(int(float(score)), str(member, "ascii"))
+            for member, score in zip(flat[::2], flat[1::2], strict=True)
         ]
     except (ValueError, TypeError, OverflowError):
         raise StoreUnavailable("what answers is no Redis, or its index holds what is none of ours") from None

@@ -21,7 +21,7 @@ from kshot_server.sessions.codec import PREFIX_BYTES, check_owner, decode_info, 
 from kshot_server.sessions.errors import InvalidRecord, StoreUnavailable
 from kshot_server.sessions.record import SessionRecord, is_session_id, merge
 from kshot_server.sessions.stores.base import Page, StoreCounters
-from kshot_server.sessions.stores.cursors import Place, check_limit, cursor_after, parse_cursor
+from kshot_server.sessions.stores.cursors import Position, check_limit, cursor_after, parse_cursor
 
 __all__ = ["SqliteStore"]
 
@@ -44,7 +44,7 @@ CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value BLOB NOT NULL)
 """
 _BUSY_SECONDS = 5.0  # how long to wait for another process that writes
 _BUSY_RETRY_SECONDS = 0.01  # between attempts where SQLite itself does not wait
-_NEWEST = Place(1 << 62, "")
+_NEWEST = Position(1 << 62, "")
 _KEY_BYTES = 32
 _INFO_BYTES = 2048  # read of each record in a list at first: the header of all but very long lists of labels
 
@@ -184,7 +184,7 @@ class SqliteStore:
         return known
 
     def _page(
-        self, connection: sqlite3.Connection, tenant: str, model: str | None, before: Place | None, limit: int
+        self, connection: sqlite3.Connection, tenant: str, model: str | None, before: Position | None, limit: int
     ) -> Page:
         rows = connection.execute(
             "SELECT rowid, id, created_ms, expires_at, substr(record, 1, ?) FROM sessions"
@@ -203,7 +203,7 @@ class SqliteStore:
             infos.append(info.expiring(expires_at))
         if len(rows) <= limit:
             return Page(infos, None)
-        return Page(infos, cursor_after(Place(rows[limit - 1][2], rows[limit - 1][1])))
+        return Page(infos, cursor_after(Position(rows[limit - 1][2], rows[limit - 1][1])))
 
     def _count_corrupt(self, session: str, error: InvalidRecord) -> None:
         self.counters.corrupt_records += 1
@@ -227,8 +227,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    # Two processes that open a new file at the same moment both want to change its journal mode. Neither can wait for the
-    # other, so SQLite says "busy" to one of them at once, whatever the timeout: `_connect` tries again.
+    # Two processes that open a new file at the same moment both want to change its journal mode. Neither can wait for
+    # the other, so SQLite says "busy" to one of them at once, whatever the timeout: `_connect` tries again.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.executescript(_SCHEMA)

@@ -1,4 +1,4 @@
-"""A board that all processes of one server see: which process runs each engine, and how far a shutdown has come.
+"""What all processes of one server see: which process runs each engine, and how far a shutdown has come.
 
 It lives in shared memory made before any process starts. Each cell has one writer (an engine writes its own pid, the
 main process the phase), and single words are written whole, so no killed process can hold a lock for ever.
@@ -10,7 +10,7 @@ import multiprocessing
 import os
 from enum import IntEnum
 
-__all__ = ["Board", "Phase"]
+__all__ = ["Phase", "SharedState"]
 
 
 class Phase(IntEnum):
@@ -23,7 +23,7 @@ class Phase(IntEnum):
     """The HTTP processes are gone; the engines may go too."""
 
 
-class Board:
+class SharedState:
     """The shared cells. Picklable into processes that multiprocessing starts, inherited by those that it forks."""
 
     def __init__(self, engines: int) -> None:

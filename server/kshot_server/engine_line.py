@@ -1,4 +1,4 @@
-"""LitServe, 2 of 3: the API process's way to an engine. A `LitSpec` is where LitServe hands out its queues.
+"""LitServe, 2 of 3: the line from an API process to an engine. A `LitSpec` is where LitServe hands out its queues.
 
     call(message) ── request queue (manager process) ──▶ worker
                   ◀── response queue ── response_buffer[uid] ── event
@@ -22,10 +22,10 @@ from litserve.utils import LitAPIStatus, ResponseBufferItem
 from kshot_server.faults import Fault
 from kshot_server.messages import Message, Reply
 
-__all__ = ["EngineSpec"]
+__all__ = ["EngineLine"]
 
 
-class EngineSpec(LitSpec):  # type: ignore[misc] # LitServe is untyped
+class EngineLine(LitSpec):  # type: ignore[misc] # LitServe is untyped
     """One engine's queues. It is a `fleet.Line`."""
 
     def __init__(self, index: int) -> None:
@@ -71,7 +71,7 @@ class EngineSpec(LitSpec):  # type: ignore[misc] # LitServe is untyped
         reply, status = item.response
         if status != LitAPIStatus.OK:
             raise Fault("internal_error", "The engine process failed on a message.")
-        return reply  # type: ignore[no-any-return] # LitServe leaves it untyped; desk.py answers nothing else
+        return reply  # type: ignore[no-any-return] # LitServe leaves it untyped; message_handler.py answers nothing else
 
     def _pool(self) -> ThreadPoolExecutor:
         # Made on first use, in the API process: threads do not survive a fork. One thread keeps messages in order (a
