@@ -12,6 +12,7 @@ from kshot_models.types import Params
 
 A = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
 START = {"w": torch.tensor([1.0, -2.0], dtype=torch.float64), "b": torch.tensor(0.5, dtype=torch.float64)}
+GENERATOR = torch.Generator()  # none of these rules draws from it
 
 
 def gradient(params: Params) -> Params:
@@ -36,7 +37,7 @@ def test_sgd_on_a_quadratic_has_its_closed_form() -> None:
 
 
 def test_meta_sgd_with_equal_rates_is_sgd_and_scales_by_weight() -> None:
-    phi = meta_sgd(rate=0.1).init(START)
+    phi = meta_sgd(rate=0.1).init(START, GENERATOR)
     torch.testing.assert_close(run(meta_sgd(rate=0.1), phi, 3), run(sgd(rate=0.1), {}, 3))
     phi = {"w": torch.tensor([0.3, -0.2], dtype=torch.float64), "b": torch.tensor(0.0, dtype=torch.float64)}
     out = run(meta_sgd(rate=9.0), phi, 1)
@@ -46,7 +47,7 @@ def test_meta_sgd_with_equal_rates_is_sgd_and_scales_by_weight() -> None:
 
 def test_lslr_uses_the_rate_of_the_tensor_and_step() -> None:
     optimizer = lslr(rate=0.1, steps=2)
-    assert all(leaf.shape == (2,) for leaf in optimizer.init(START).values())
+    assert all(leaf.shape == (2,) for leaf in optimizer.init(START, GENERATOR).values())
     phi = {"w": torch.tensor([0.1, 0.3], dtype=torch.float64), "b": torch.tensor([0.2, -0.1], dtype=torch.float64)}
     out = run(optimizer, phi, 3)
     w = START["w"]
@@ -71,7 +72,7 @@ def test_adam_equals_torchs(beta1: float) -> None:
 
 def test_adam_goes_on_from_carried_moments() -> None:
     optimizer = adam(rate=0.05, beta1=0.0, beta2=0.99, carry_moments=True)
-    rule = optimizer.bind(tree_map(lambda t: t.double(), optimizer.init(START)))
+    rule = optimizer.bind(tree_map(lambda t: t.double(), optimizer.init(START, GENERATOR)))
     params, state = START, rule.init(START)
     for _ in range(3):
         updates, state = rule.update(gradient(params), state, params, torch.tensor(0.0))
@@ -95,10 +96,10 @@ def test_adam_with_a_dead_weight_has_finite_meta_gradients() -> None:
 
 def test_chain_feeds_one_link_to_the_next_and_keeps_names_apart() -> None:
     optimizer = chain(meta_sgd(rate=0.5), sgd(rate=-0.4))  # -0.5 g, then 0.4 * that: -0.2 g
-    phi = optimizer.init(START)
+    phi = optimizer.init(START, GENERATOR)
     assert set(phi) == {"0.w", "0.b"}
     torch.testing.assert_close(run(optimizer, phi, 4), run(sgd(rate=0.2), {}, 4))
-    assert chain(sgd(rate=0.1)).init(START) == {}
+    assert chain(sgd(rate=0.1)).init(START, GENERATOR) == {}
 
 
 def test_proximal_descent_converges_to_its_closed_form() -> None:

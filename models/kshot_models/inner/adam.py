@@ -39,7 +39,8 @@ def adam(
         carry_moments: begin each adaptation from second moments that belong to the meta-parameters, not from 0.
     """
 
-    def init(params: Params) -> Params:
+    def init(params: Params, generator: torch.Generator) -> Params:
+        del generator
         if not carry_moments:
             return {}
         return {**{f"second.{name}": torch.zeros_like(p) for name, p in params.items()}, "steps": torch.zeros(())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from kshot_models.inner.transformation import GradientTransformation, InnerOptimizer, Objective, State
@@ -16,10 +17,9 @@ def chain(*links: InnerOptimizer) -> InnerOptimizer:
     if len(links) == 1:
         return links[0]
 
-    def init(params: Params) -> Params:
-        return {
-            name: leaf for i, link in enumerate(links) for name, leaf in prefixed(f"{i}.", link.init(params)).items()
-        }
+    def init(params: Params, generator: torch.Generator) -> Params:
+        learned = [prefixed(f"{i}.", link.init(params, generator)) for i, link in enumerate(links)]
+        return {name: leaf for part in learned for name, leaf in part.items()}
 
     def bind(phi: Params) -> GradientTransformation:
         bound = [link.bind(under(f"{i}.", phi)) for i, link in enumerate(links)]

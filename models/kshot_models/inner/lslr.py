@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from kshot_models.inner.transformation import GradientTransformation, InnerOptimizer, Objective
@@ -28,4 +29,8 @@ def lslr(*, rate: float, steps: int) -> InnerOptimizer:
 
         return GradientTransformation(lambda params: 0, update)
 
-    return InnerOptimizer(lambda params: {name: p.new_full((steps,), rate) for name, p in params.items()}, bind)
+    def init(params: Params, generator: torch.Generator) -> Params:
+        del generator
+        return {name: p.new_full((steps,), rate) for name, p in params.items()}
+
+    return InnerOptimizer(init, bind)

@@ -13,6 +13,6 @@ __all__ = ["meta_sgd"]
 def meta_sgd(*, rate: float) -> InnerOptimizer:
     """phi' = phi - alpha o grad, alpha shaped like phi, from `rate`; it may become negative, as in the paper."""
     return InnerOptimizer(
-        init=lambda params: tree_map(lambda p: torch.full_like(p, rate), params),
+        init=lambda params, generator: tree_map(lambda p: torch.full_like(p, rate), params),
         bind=lambda alpha: stateless(lambda grads: {name: -alpha[name] * g for name, g in grads.items()}),
     )

@@ -75,4 +75,6 @@ def newton_cg(*, strength: float, cg_steps: int = 5, halvings: int = 8, damping:
             length = torch.where(there <= value + _SUFFICIENT * t * promised, t, length)
         return tree_map(lambda d: length * d, direction), state
 
-    return InnerOptimizer(lambda params: {}, lambda phi: GradientTransformation(lambda params: params, update))
+    return InnerOptimizer(
+        lambda params, generator: {}, lambda phi: GradientTransformation(lambda params: params, update)
+    )

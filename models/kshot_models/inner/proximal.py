@@ -35,7 +35,9 @@ def proximal(*, strength: float) -> InnerOptimizer:
         del loss, objective
         return pulled_back(grads, params, state, strength), state
 
-    return InnerOptimizer(lambda params: {}, lambda phi: GradientTransformation(lambda params: params, update))
+    return InnerOptimizer(
+        lambda params, generator: {}, lambda phi: GradientTransformation(lambda params: params, update)
+    )
 
 
 def pulled_back(grads: Params, params: Params, start: Params, strength: float) -> Params:

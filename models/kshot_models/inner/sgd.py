@@ -11,6 +11,6 @@ __all__ = ["sgd"]
 def sgd(*, rate: float) -> InnerOptimizer:
     """phi' = phi - rate * grad, for the gradient of the mean loss; nothing is learned."""
     return InnerOptimizer(
-        init=lambda params: {},
+        init=lambda params, generator: {},
         bind=lambda phi: stateless(lambda grads: tree_map(lambda g: -rate * g, grads)),
     )

@@ -1,6 +1,6 @@
 """What an inner optimizer is: pure functions, so that it can be differentiated, batched and stored.
 
-InnerOptimizer          init(params) -> phi            what it learns, shaped after the fast weights
+InnerOptimizer          init(params, generator) -> phi what it learns, shaped after the fast weights
                         bind(phi)    -> GradientTransformation
 GradientTransformation  init(params) -> state
                         update(grads, state, params, loss) -> updates, state      params + updates is one inner step
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import torch
 from torch import Tensor
 
 from kshot_models.types import Params
@@ -62,10 +63,11 @@ class InnerOptimizer(NamedTuple):
     """A family of gradient transformations, indexed by what meta-training learns of it.
 
     `init` is given a template of the fast weights; where the way is free its head has one row, so whatever is learned
-    for a head weight is shared by all classes.
+    for a head weight is shared by all classes. What it draws, it draws from the generator: learned rules have weights
+    of their own, which must not start alike.
     """
 
-    init: Callable[[Params], Params]
+    init: Callable[[Params, torch.Generator], Params]
     bind: Callable[[Params], GradientTransformation]
     carry: Callable[[Params, State], Params] = _carry_nothing
 

@@ -55,7 +55,7 @@ class GradientLearner:
         body, head = prefixed("body.", self.network.init(generator)), prefixed("head.", self.head.init(generator))
         template = {name: p for name, p in body.items() if self.adapts(name)}
         template |= {name: p for name, p in prefixed("head.", self.head.template()).items() if self.adapts(name)}
-        return MetaParams({**body, **head}, self.inner.init(template), {})
+        return MetaParams({**body, **head}, self.inner.init(template, generator), {})
 
     def adapt(self, meta: MetaParams, support: Examples, *, way: int) -> TaskParams:
         """See Learner."""
