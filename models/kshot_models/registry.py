@@ -6,7 +6,7 @@ keyword arguments of its builder, checked against the builder's annotations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ConfigDict, ValidationError, validate_call
@@ -35,7 +35,7 @@ from kshot_models.types import Learner
 
 T = TypeVar("T")
 
-__all__ = ["HEADS", "INNER_OPTIMIZERS", "LEARNERS", "NETWORKS", "build_learner"]
+__all__ = ["HEADS", "INNER_OPTIMIZERS", "LEARNERS", "NETWORKS", "build_inner_optimizer", "build_learner"]
 
 NETWORKS: Mapping[str, Callable[..., Network]] = {
     "conv4": conv4,
@@ -65,15 +65,9 @@ def _gradient_regression(spec: LearnerSpec, network: Network, head: Head) -> Lea
 
 
 def _gradient_learner(spec: LearnerSpec, network: Network, head: Head, *, regression: bool = False) -> GradientLearner:
-    if not spec.inner:
-        raise SpecInvalid(
-            "a gradient learner needs at least one inner optimizer, e.g. inner = [{type = 'sgd', rate = 0.1}]"
-        )
-    if len(spec.inner) > 1 and any(link.type == "newton_cg" for link in spec.inner):
-        raise SpecInvalid("newton_cg stands alone in `inner`: it does not use what other links make of the gradients")
-    links = [_build("inner optimizer", INNER_OPTIMIZERS, link) for link in spec.inner]
+    inner = build_inner_optimizer(spec.inner)
     loss = mean_squared_error if regression else weighted_cross_entropy
-    return GradientLearner(network, head, chain(*links), spec.steps, spec.norm, spec.adapt, loss=loss)
+    return GradientLearner(network, head, inner, spec.steps, spec.norm, spec.adapt, loss=loss)
 
 
 def _prototype(spec: LearnerSpec, network: Network, head: Head) -> Learner:
@@ -101,6 +95,23 @@ def build_learner(spec: LearnerSpec, input_spec: InputSpec) -> Learner:
     network = _build("network", NETWORKS, spec.network, input_spec, spec.norm)
     head = _build("head", HEADS, spec.head, network.features)
     return learner(spec, network, head)
+
+
+def build_inner_optimizer(links: Sequence[Component]) -> InnerOptimizer:
+    """Build the chain of `links`, as a gradient learner takes its steps with it.
+
+    Raises:
+        SpecInvalid: there is no link, an unknown name or option, or links that do not go together.
+    """
+    if not links:
+        raise SpecInvalid(
+            "a gradient learner needs at least one inner optimizer, e.g. inner = [{type = 'sgd', rate = 0.1}]"
+        )
+    built = [_build("inner optimizer", INNER_OPTIMIZERS, link) for link in links]
+    try:
+        return chain(*built)
+    except ValueError as error:
+        raise SpecInvalid(f"inner = {', '.join(link.type for link in links)}: {error}") from error
 
 
 def _row(kind: str, table: Mapping[str, T], name: str) -> T:

@@ -7,6 +7,8 @@ import torch
 from kshot_models.tree import meta_map
 from kshot_models.types import MetaParams
 
+__all__ = ["start_average", "update_average"]
+
 
 def start_average(meta: MetaParams) -> MetaParams:
     """A copy of `meta` for `update_average` to change."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,10 +14,10 @@ from kshot_models.registry import build_learner
 from kshot_models.tree import meta_map
 from kshot_models.types import Learner, MetaParams
 from kshot_training import schedules
-from kshot_training.meta_gradients import MetaGradient, imaml, joint, reptile, through_adaptation
-from kshot_training.outer_loop import Clipping, OuterState, start
+from kshot_training.meta_gradients import imaml, joint, reptile, through_adaptation
+from kshot_training.outer_loop import Clipping, MetaGradientSchedule, OuterState, always, start
 from kshot_training.outer_optimizers import build_outer_optimizer
-from kshot_training.recipe import Imaml, Joint, OuterSection, Recipe, Reptile, ScheduleSection
+from kshot_training.recipe import Imaml, Joint, OuterSection, Recipe, Reptile, ScheduleSection, ThroughAdaptation
 
 
 def build_loss(spec: LearnerSpec) -> Loss:
@@ -32,13 +35,28 @@ def laid_out(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor.contiguous()
 
 
-def build_meta_gradient(recipe: Recipe, *, workers: int = 1) -> MetaGradient:
-    """The meta-gradient of the recipe; `workers` tasks run side by side where it takes them one at a time."""
-    section, loss = recipe.meta_gradient, build_loss(recipe.learner)
-    if isinstance(section, Reptile):
-        return reptile(batch=section.batch, steps=section.steps, loss=loss, workers=workers)
-    if isinstance(section, Imaml):
-        return imaml(
+def build_meta_gradient(recipe: Recipe, *, workers: int = 1) -> MetaGradientSchedule:
+    """The recipe's meta-gradient by outer step; `workers` tasks run side by side where it takes them one at a time."""
+    section = recipe.meta_gradient
+    return META_GRADIENTS[section.type](section, build_loss(recipe.learner), workers)
+
+
+def _through_adaptation(section: ThroughAdaptation, loss: Loss, workers: int) -> MetaGradientSchedule:
+    return always(
+        through_adaptation(
+            first_order=section.order == 1,
+            step_weights=section.step_weights,
+            batching=section.batching,
+            chunk_size=section.chunk_size,
+            workers=workers,
+            loss=loss,
+        )
+    )
+
+
+def _imaml(section: Imaml, loss: Loss, workers: int) -> MetaGradientSchedule:
+    return always(
+        imaml(
             strength=section.strength,
             cg_steps=section.cg_steps,
             damping=section.damping,
@@ -47,16 +65,25 @@ def build_meta_gradient(recipe: Recipe, *, workers: int = 1) -> MetaGradient:
             workers=workers,
             loss=loss,
         )
-    if isinstance(section, Joint):
-        return joint(loss=loss, workers=workers)
-    return through_adaptation(
-        first_order=section.order == 1,
-        step_weights=section.step_weights,
-        batching=section.batching,
-        chunk_size=section.chunk_size,
-        workers=workers,
-        loss=loss,
     )
+
+
+def _reptile(section: Reptile, loss: Loss, workers: int) -> MetaGradientSchedule:
+    return always(reptile(batch=section.batch, steps=section.steps, loss=loss, workers=workers))
+
+
+def _joint(section: Joint, loss: Loss, workers: int) -> MetaGradientSchedule:
+    del section
+    return always(joint(loss=loss, workers=workers))
+
+
+# By the `type` of the section in recipe.py. A new meta-gradient is a section there and a row here.
+META_GRADIENTS: Mapping[str, Callable[[Any, Loss, int], MetaGradientSchedule]] = {
+    "imaml": _imaml,
+    "joint": _joint,
+    "reptile": _reptile,
+    "through_adaptation": _through_adaptation,
+}
 
 
 def build_schedule(section: ScheduleSection, *, steps: int) -> schedules.Schedule:
@@ -93,6 +120,7 @@ def build_clipping(section: OuterSection) -> Clipping:
 
 
 __all__ = [
+    "META_GRADIENTS",
     "build_clipping",
     "build_learner",
     "build_loss",

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+__all__ = ["BINS", "Reliability", "fit_temperature", "negative_log_likelihood", "reliability"]
+
 BINS = 15
 
 

@@ -27,6 +27,8 @@ from safetensors.torch import save as save_tensors
 from kshot_models.types import Params
 from kshot_training.errors import CheckpointError
 
+__all__ = ["FORMAT", "TENSORS", "VALUES", "Checkpoint", "load_newest", "save_checkpoint"]
+
 FORMAT = 1
 TENSORS = "state.safetensors"
 VALUES = "state.json"

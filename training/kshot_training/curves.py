@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from kshot_training.calibration import BINS, Reliability
 
+__all__ = ["learning_curve", "reliability_diagram"]
+
 
 def learning_curve(history: list[dict[str, Any]], path: Path, *, title: str) -> None:
     """Draw training loss and accuracy and validation scores over the outer steps."""

@@ -14,6 +14,8 @@ Errors of artifacts live in `kshot_models.errors`.
 
 from __future__ import annotations
 
+__all__ = ["CheckpointError", "EpisodeError", "NonFiniteError", "RecipeError", "TrainingError", "WarmStartError"]
+
 
 class TrainingError(Exception):
     """Any error that kshot_training raises on purpose; the command prints its message without a traceback."""

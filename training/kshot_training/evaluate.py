@@ -22,6 +22,8 @@ from kshot_training.errors import EpisodeError
 from kshot_training.meta_gradients.tasks import accuracy, split_tasks
 from kshot_training.outer_loop import Sample
 
+__all__ = ["EpisodeAnswers", "Evaluation", "answer_episodes", "evaluate"]
+
 
 @dataclass(frozen=True)
 class EpisodeAnswers:

@@ -25,6 +25,8 @@ from kshot_training.evaluate import answer_episodes, evaluate
 from kshot_training.outer_loop import Sample
 from kshot_training.recipe import MeasureSection, Recipe, Setting
 
+__all__ = ["calibrate", "export", "measure", "revision"]
+
 
 def calibrate(
     learner: Learner,

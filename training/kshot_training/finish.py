@@ -9,6 +9,8 @@ from kshot_training.export import calibrate, export, measure
 from kshot_training.recipe import Recipe
 from kshot_training.training_run import Episodes, Trained
 
+__all__ = ["finish"]
+
 
 def finish(
     recipe: Recipe, trained: Trained, folder: Path, episodes: Episodes, *, workers: int = 1

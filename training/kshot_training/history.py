@@ -14,6 +14,8 @@ from typing import Any
 
 from kshot_training.outer_loop import StepMetrics
 
+__all__ = ["History", "read_history"]
+
 
 class History:
     """Appends to a file; a resumed run first drops the lines after its checkpoint."""

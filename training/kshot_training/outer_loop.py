@@ -27,6 +27,22 @@ from kshot_training.meta_gradients.base import MetaGradient
 from kshot_training.outer_optimizers import OuterOptimizer, leaves
 from kshot_training.schedules import Schedule
 
+__all__ = [
+    "Clipping",
+    "MetaBatch",
+    "MetaGradientSchedule",
+    "OuterState",
+    "Sample",
+    "StepMetrics",
+    "always",
+    "check_meta",
+    "clip",
+    "copy_into",
+    "outer_loop",
+    "snapshot",
+    "start",
+]
+
 
 class MetaBatch(NamedTuple):
     """The episodes of one outer step; all have the same way."""
@@ -36,6 +52,12 @@ class MetaBatch(NamedTuple):
 
 
 Sample = Callable[[int], MetaBatch]
+MetaGradientSchedule = Callable[[int], MetaGradient]  # by the outer steps taken before: losses and orders are annealed
+
+
+def always(meta_gradient: MetaGradient) -> MetaGradientSchedule:
+    """The same meta-gradient at every step."""
+    return lambda step: meta_gradient
 
 
 class StepMetrics(NamedTuple):
@@ -91,7 +113,7 @@ def outer_loop(
     state: OuterState,
     learner: Learner,
     sample: Sample,
-    meta_gradient: MetaGradient,
+    meta_gradient: MetaGradientSchedule,
     *,
     steps: int,
     schedule: Schedule,
@@ -109,7 +131,8 @@ def outer_loop(
         step = state.step
         batch = sample(step)
         generator.manual_seed((seed << 32) + step)
-        grads, metrics = meta_gradient(learner, state.meta, batch.episodes, way=batch.way, generator=generator)
+        gradient_of = meta_gradient(step)
+        grads, metrics = gradient_of(learner, state.meta, batch.episodes, way=batch.way, generator=generator)
         loss = float(metrics.loss)
         named = leaves(grads)
         norm = float(clip(named, clipping))

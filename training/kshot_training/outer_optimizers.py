@@ -15,6 +15,8 @@ from torch import Tensor
 
 from kshot_models.types import MetaParams, Params
 
+__all__ = ["OPTIMIZERS", "OuterOptimizer", "build_outer_optimizer", "leaves"]
+
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,

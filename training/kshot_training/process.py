@@ -12,6 +12,8 @@ from types import FrameType
 
 import torch
 
+__all__ = ["default_cache", "default_threads", "prepare_process", "stop_signals"]
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from kshot_training.outer_loop import StepMetrics
 
+__all__ = ["BarReporter", "Reporter", "bar_reporter"]
+
 
 class Reporter(Protocol):
     """Told of each outer step and of each event worth a line."""

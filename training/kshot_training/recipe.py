@@ -25,6 +25,29 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kshot_models.manifest import InputSpec, LearnerSpec, Limits
+from kshot_models.registry import build_inner_optimizer
+
+__all__ = [
+    "ArtifactSection",
+    "AugmentSection",
+    "DataSection",
+    "EpisodesSection",
+    "Imaml",
+    "Joint",
+    "MeasureSection",
+    "OuterSection",
+    "Positive",
+    "PositiveFloat",
+    "Recipe",
+    "Reptile",
+    "ScheduleSection",
+    "Section",
+    "Setting",
+    "Share",
+    "Span",
+    "ThroughAdaptation",
+    "ValidationSection",
+]
 
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -225,13 +248,16 @@ class Recipe(Section):
     def _one_inner_problem(self) -> Recipe:
         if not isinstance(self.meta_gradient, Imaml):
             return self
-        solver = self.learner.inner[0] if self.learner.inner else None
-        if solver is None or solver.type not in {"proximal", "newton_cg"}:
-            raise ValueError("meta_gradient 'imaml' needs 'proximal' or 'newton_cg' as the first of learner.inner")
-        if solver.options.get("strength") != self.meta_gradient.strength:
+        strength = build_inner_optimizer(self.learner.inner).strength if self.learner.inner else None
+        if strength is None:
             raise ValueError(
-                f"meta_gradient.strength is {self.meta_gradient.strength}, that of learner.inner.0 "
-                f"{solver.options.get('strength')}: one inner problem has one strength"
+                "meta_gradient 'imaml' needs a learner.inner that begins with a pull back to the start, such as "
+                "{type = 'proximal', strength = 2.0}: only then is there a minimum to differentiate"
+            )
+        if strength != self.meta_gradient.strength:
+            raise ValueError(
+                f"meta_gradient.strength is {self.meta_gradient.strength}, that of learner.inner {strength}: "
+                "one inner problem has one strength"
             )
         return self
 

@@ -15,6 +15,8 @@ from kshot_training import recipe as models
 from kshot_training.errors import RecipeError
 from kshot_training.recipe import Recipe
 
+__all__ = ["apply_override", "read_recipe", "shipped_recipes"]
+
 
 def shipped_recipes() -> dict[str, Path]:
     """The recipes of this package by name."""

@@ -15,6 +15,8 @@ from kshot_training.outer_loop import MetaBatch, Sample
 from kshot_training.recipe import DataSection, EpisodesSection, Recipe, Setting
 from kshot_training.training_run import Episodes
 
+__all__ = ["SINUSOIDS", "Place", "batches", "recipe_episodes", "setting_episodes"]
+
 SINUSOIDS = "sinusoids"  # tasks that are drawn, not made of classes
 _VALIDATION_SEED, _TEST_SEED = 1_000_003, 2_000_003  # added to the recipe's: other streams than training's
 _EVALUATION_BATCH = 4  # episodes drawn at once, to keep memory low at high ways

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+__all__ = ["Schedule", "constant", "cosine", "linear", "step_decay", "with_warmup"]
+
 Schedule = Callable[[int], float]
 
 

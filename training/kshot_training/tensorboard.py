@@ -9,6 +9,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from kshot_training.outer_loop import StepMetrics
 
+__all__ = ["TensorBoard"]
+
 
 class TensorBoard:
     """Writes training and validation scalars by outer step."""

@@ -8,6 +8,8 @@ from kshot_models.load import load
 from kshot_models.types import MetaParams
 from kshot_training.errors import WarmStartError
 
+__all__ = ["WarmStart", "warm_start"]
+
 
 class WarmStart(NamedTuple):
     """What was taken over and what was not, by tensor name."""

@@ -13,9 +13,17 @@ __all__ = ["chain"]
 
 
 def chain(*links: InnerOptimizer) -> InnerOptimizer:
-    """Apply `links` in order; link i's meta-parameters are stored as `i.NAME`. One link is that link."""
+    """Apply `links` in order; link i's meta-parameters are stored as `i.NAME`. One link is that link.
+
+    The proximal term has to come first: a link before it would change the gradient that the term is added to.
+
+    Raises:
+        ValueError: a link stands alone and is not alone.
+    """
     if len(links) == 1:
         return links[0]
+    if any(link.stands_alone for link in links):
+        raise ValueError("an inner optimizer that stands alone does not use what other links make of the gradients")
 
     def init(params: Params, generator: torch.Generator) -> Params:
         learned = [prefixed(f"{i}.", link.init(params, generator)) for i, link in enumerate(links)]
@@ -47,4 +55,4 @@ def chain(*links: InnerOptimizer) -> InnerOptimizer:
         parts = ((i, link, link_state) for i, (link, link_state) in enumerate(zip(links, state, strict=True)))
         return {k: v for i, link, s in parts for k, v in prefixed(f"{i}.", link.carry(under(f"{i}.", phi), s)).items()}
 
-    return InnerOptimizer(init, bind, carry)
+    return InnerOptimizer(init, bind, carry, strength=links[0].strength if links else None)

@@ -76,5 +76,8 @@ def newton_cg(*, strength: float, cg_steps: int = 5, halvings: int = 8, damping:
         return tree_map(lambda d: length * d, direction), state
 
     return InnerOptimizer(
-        lambda params, generator: {}, lambda phi: GradientTransformation(lambda params: params, update)
+        lambda params, generator: {},
+        lambda phi: GradientTransformation(lambda params: params, update),
+        strength=strength,
+        stands_alone=True,
     )

@@ -36,7 +36,9 @@ def proximal(*, strength: float) -> InnerOptimizer:
         return pulled_back(grads, params, state, strength), state
 
     return InnerOptimizer(
-        lambda params, generator: {}, lambda phi: GradientTransformation(lambda params: params, update)
+        lambda params, generator: {},
+        lambda phi: GradientTransformation(lambda params: params, update),
+        strength=strength,
     )
 
 

@@ -64,12 +64,15 @@ class InnerOptimizer(NamedTuple):
 
     `init` is given a template of the fast weights; where the way is free its head has one row, so whatever is learned
     for a head weight is shared by all classes. What it draws, it draws from the generator: learned rules have weights
-    of their own, which must not start alike.
+    of their own, which must not start alike. `strength` is lambda where the steps go down
+    L_S(phi) + lambda / 2 |phi - phi_0|^2, whose minimum the implicit gradient needs; None where there is no such term.
     """
 
     init: Callable[[Params, torch.Generator], Params]
     bind: Callable[[Params], GradientTransformation]
     carry: Callable[[Params, State], Params] = _carry_nothing
+    strength: float | None = None
+    stands_alone: bool = False  # it does not look at what a link before it made of the gradients
 
 
 def stateless(update: Callable[[Params], Params]) -> GradientTransformation:

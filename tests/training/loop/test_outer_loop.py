@@ -16,7 +16,7 @@ from kshot_training.averaging import start_average, update_average
 from kshot_training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from kshot_training.errors import NonFiniteError
 from kshot_training.meta_gradients import Metrics
-from kshot_training.outer_loop import Clipping, MetaBatch, OuterState, StepMetrics, check_meta, clip, outer_loop
+from kshot_training.outer_loop import Clipping, MetaBatch, OuterState, StepMetrics, always, check_meta, clip, outer_loop
 from kshot_training.recipe import Recipe
 from kshot_training.sampling import Place, recipe_episodes
 
@@ -99,7 +99,7 @@ def test_an_outer_step_of_sgd_is_minus_rate_times_gradient(make_recipe: Make, pl
     before = {name: tensor.clone() for name, tensor in meta_to_arrays(state.meta).items()}
     batch = recipe_episodes(recipe, place).train(0)
     learner = build.build_learner(recipe.learner, recipe.input)
-    grads, _ = build.build_meta_gradient(recipe)(
+    grads, _ = build.build_meta_gradient(recipe)(0)(
         learner, state.meta, batch.episodes, way=batch.way, generator=torch.Generator()
     )
     metrics = advance(recipe, state, place, until=2)
@@ -134,7 +134,7 @@ def test_a_nan_stops_with_step_and_cause(value: float, loss: float, told: str, m
         state,
         build.build_learner(recipe.learner, recipe.input),
         lambda step: MetaBatch(Episode(empty, empty), 3),
-        constant_gradient(value, loss),
+        always(constant_gradient(value, loss)),
         steps=5,
         schedule=lambda step: 1.0,
         seed=0,

@@ -105,9 +105,10 @@ def test_sections_agree_with_each_other(values: dict[str, Any], told: str, make_
 @pytest.mark.parametrize(
     ("inner", "told"),
     [
-        ([{"type": "sgd", "rate": 0.1}], "needs 'proximal' or 'newton_cg' as the first"),
-        ([], "needs 'proximal' or 'newton_cg' as the first"),
-        ([{"type": "proximal", "strength": 1.0}, {"type": "sgd", "rate": 0.1}], "is 2.0, that of learner.inner.0 1.0"),
+        ([{"type": "sgd", "rate": 0.1}], "begins with a pull back to the start"),
+        ([], "begins with a pull back to the start"),
+        ([{"type": "sgd", "rate": 0.1}, {"type": "proximal", "strength": 2.0}], "begins with a pull back to the start"),
+        ([{"type": "proximal", "strength": 1.0}, {"type": "sgd", "rate": 0.1}], "is 2.0, that of learner.inner 1.0"),
     ],
 )
 def test_imaml_and_its_inner_problem_agree(

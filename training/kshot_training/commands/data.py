@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+__all__ = ["EXTRA", "HELP", "configure", "run"]
+
 HELP = "fetch, make and look at data sets"
 EXTRA = "training"
 

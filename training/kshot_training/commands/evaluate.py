@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+__all__ = ["EXTRA", "HELP", "configure", "run"]
+
 if TYPE_CHECKING:
     from kshot_models.load import LoadedLearner
     from kshot_training.evaluate import Evaluation

@@ -9,6 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
+__all__ = ["EXTRA", "HELP", "configure", "run"]
+
 HELP = "meta-train an artifact by a recipe"
 EXTRA = "training"
 

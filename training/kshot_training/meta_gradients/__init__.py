@@ -1,4 +1,4 @@
-"""Meta-gradients; a new one is a file here, a section in recipe.py and a row in build.py."""
+"""Meta-gradients; a new one is a file here, a section in recipe.py and a row in build.py's META_GRADIENTS."""
 
 from kshot_training.meta_gradients.base import MetaGradient, Metrics
 from kshot_training.meta_gradients.imaml import imaml

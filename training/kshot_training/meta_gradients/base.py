@@ -9,6 +9,8 @@ from torch import Tensor
 
 from kshot_models.types import Episode, Learner, MetaParams, Params
 
+__all__ = ["MetaGradient", "Metrics"]
+
 
 class Metrics(NamedTuple):
     """What one meta-gradient saw, as means over its tasks; scalars without graph."""

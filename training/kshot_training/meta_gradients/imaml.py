@@ -47,6 +47,8 @@ from kshot_training.meta_gradients.tasks import (
     zeros_like,
 )
 
+__all__ = ["imaml"]
+
 
 def imaml(
     *,

@@ -15,6 +15,8 @@ from kshot_models.types import Episode, Learner, MetaParams
 from kshot_training.meta_gradients.base import MetaGradient, Metrics
 from kshot_training.meta_gradients.through_adaptation import through_adaptation
 
+__all__ = ["joint"]
+
 
 def joint(*, loss: Loss = weighted_cross_entropy, workers: int = 1) -> MetaGradient:
     """Make the gradient of the query loss at the start of the inner loop.

@@ -28,6 +28,8 @@ from kshot_training.meta_gradients.base import MetaGradient, Metrics
 from kshot_training.meta_gradients.first_order import first_order_form
 from kshot_training.meta_gradients.tasks import accuracy, mean_metrics, split_tasks, sum_in_order, task_map, zeros_like
 
+__all__ = ["mini_batches", "reptile"]
+
 
 def reptile(
     *, batch: int, steps: int | None = None, loss: Loss = weighted_cross_entropy, workers: int = 1

@@ -12,6 +12,24 @@ from torch import Tensor
 from kshot_models.types import Episode, Examples, MetaParams, Params
 from kshot_training.meta_gradients.base import Metrics
 
+__all__ = [
+    "Batching",
+    "Item",
+    "Result",
+    "TaskMap",
+    "accuracy",
+    "batched_mean",
+    "mean_in_order",
+    "mean_metrics",
+    "split_tasks",
+    "sum_in_order",
+    "task_map",
+    "trained_tensors",
+    "with_tensors",
+    "without_stats",
+    "zeros_like",
+]
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

@@ -32,6 +32,8 @@ from kshot_training.meta_gradients.tasks import (
     with_tensors,
 )
 
+__all__ = ["TaskLoss", "query_loss", "through_adaptation"]
+
 TaskLoss = Callable[[MetaParams, Episode], tuple[Tensor, Tensor]]
 
 
