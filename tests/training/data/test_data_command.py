@@ -48,7 +48,7 @@ def test_glyphs_do_not_mix_with_other_files(tmp_path: Path, capsys: pytest.Captu
 
 def test_wrong_requests_say_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("info", "mnist") == 2
-    assert "kshot data: expected a data set (folder, glyphs, omniglot)" in capsys.readouterr().err
+    assert "kshot data: expected a data set (folder, glyphs, mini-imagenet, omniglot)" in capsys.readouterr().err
     assert run("omniglot", "--from", str(tmp_path)) == 2
     assert f"expected {tmp_path / 'images_background.zip'}, where there is nothing" in capsys.readouterr().err
     assert run("info", "glyphs:classes=2,drawings=1", "--sheet", str(tmp_path / "absent" / "sheet.png")) == 2

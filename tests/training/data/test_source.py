@@ -12,11 +12,11 @@ from kshot_training.data.errors import DataError, OptionInvalid, SourceUnknown
 
 
 def test_what_there_is() -> None:
-    assert sorted(SOURCES) == list(SOURCES) == ["folder", "glyphs", "omniglot"]
+    assert sorted(SOURCES) == list(SOURCES) == ["folder", "glyphs", "mini-imagenet", "omniglot"]
 
 
 def test_a_stranger(gray: InputSpec) -> None:
-    with pytest.raises(SourceUnknown, match=r"\(folder, glyphs, omniglot\), .* got 'mnist:x'"):
+    with pytest.raises(SourceUnknown, match=r"\(folder, glyphs, mini-imagenet, omniglot\), .* got 'mnist:x'"):
         load_classes("mnist:x", spec=gray)
     assert issubclass(SourceUnknown, DataError)
 

@@ -21,6 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     _configure_omniglot(actions.add_parser("omniglot", help="unpack and check Omniglot; download it without --from"))
+    _configure_mini_imagenet(
+        actions.add_parser("mini-imagenet", help="check the lists and images of mini-ImageNet, which you bring")
+    )
     _configure_glyphs(actions.add_parser("glyphs", help="write invented characters as a folder of class folders"))
     _configure_info(actions.add_parser("info", help="count the classes and images of a data set; draw some of them"))
 
@@ -29,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     """Do it; 0 when done, 2 for a wrong request, wrong data or no network."""
     from kshot_training.data import DataError
 
-    actions = {"glyphs": _glyphs, "info": _info, "omniglot": _omniglot}
+    actions = {"glyphs": _glyphs, "info": _info, "mini-imagenet": _mini_imagenet, "omniglot": _omniglot}
     try:
         actions[args.action](args)
     except (DataError, OSError) as error:
@@ -49,6 +52,18 @@ def _configure_omniglot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", type=Path, metavar="DIR", help="where to unpack (default: --from, or ./omniglot)")
 
 
+def _configure_mini_imagenet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="DIR",
+        required=True,
+        help="folder with train.csv, val.csv, test.csv and images/ or images.zip; it may serve as --data-root",
+    )
+    parser.add_argument("--partial", action="store_true", help="fewer classes or images than the whole are right")
+
+
 def _configure_glyphs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", type=Path, metavar="DIR", required=True, help="a folder that is empty or not there yet")
     parser.add_argument("--classes", type=_positive, default=100, metavar="N", help="characters (default: 100)")
@@ -60,7 +75,7 @@ def _configure_glyphs(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_info(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="omniglot, omniglot:DIR, folder:PATH, glyphs, glyphs:classes=50")
+    parser.add_argument("source", help="omniglot, omniglot:DIR, mini-imagenet, folder:PATH, glyphs, glyphs:classes=50")
     parser.add_argument("--split", help="train, val, test, ... (default: all classes)")
     parser.add_argument("--scheme", help="how the data set is split: vinyals or lake, of omniglot")
     parser.add_argument("--root", type=Path, metavar="DIR", help="where the data sets are")
@@ -84,6 +99,13 @@ def _omniglot(args: argparse.Namespace) -> None:
         with _progress(f"unpacking {half}") as progress:
             unpacked = unpack(half, args.source or folder, folder, progress=progress)
         print(f"{unpacked}: {characters} characters, {DRAWINGS} drawings of each")
+
+
+def _mini_imagenet(args: argparse.Namespace) -> None:
+    from kshot_training.data.mini_imagenet import check_mini_imagenet
+
+    for split, classes in check_mini_imagenet(args.source, partial=args.partial).items():
+        print(f"{args.source / split}.csv: {classes} classes, every image is there")
 
 
 def _glyphs(args: argparse.Namespace) -> None:

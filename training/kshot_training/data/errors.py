@@ -8,6 +8,7 @@ TrainingError
     ├── SplitUnknown         the data set has no such split
     ├── ClassUnknown         a split or a subset names a class that is not there
     ├── CountMismatch        other numbers of characters or drawings than the data set has
+    ├── ListInvalid          a list of images is of another form, or names what is not there
     ├── ArchiveInvalid       a zip is broken or of another layout
     ├── DownloadFailed       the network did not give the file
     ├── ImageUnreadable      a file is no image that can be decoded
@@ -26,6 +27,7 @@ __all__ = [
     "DownloadFailed",
     "EpisodeImpossible",
     "ImageUnreadable",
+    "ListInvalid",
     "OptionInvalid",
     "SourceNotFound",
     "SourceUnknown",
@@ -59,6 +61,10 @@ class ClassUnknown(DataError):  # noqa: N818 - as above
 
 class CountMismatch(DataError):  # noqa: N818 - as above
     """The files are not as many as the data set has: a part of it is missing, or it is something else."""
+
+
+class ListInvalid(DataError):  # noqa: N818 - as above
+    """A list of images has another form, or names images or classes that cannot be."""
 
 
 class ArchiveInvalid(DataError):  # noqa: N818 - as above

@@ -12,6 +12,7 @@ from kshot_training.data.dataset import ImageClasses
 from kshot_training.data.errors import SourceUnknown
 from kshot_training.data.folder import load_folder
 from kshot_training.data.glyphs import load_glyphs
+from kshot_training.data.mini_imagenet import load_mini_imagenet
 from kshot_training.data.omniglot import load_omniglot
 from kshot_training.data.request import SourceRequest
 
@@ -21,6 +22,7 @@ SOURCES: Mapping[str, Callable[[SourceRequest], ImageClasses]] = MappingProxyTyp
     {
         "folder": load_folder,
         "glyphs": load_glyphs,
+        "mini-imagenet": load_mini_imagenet,
         "omniglot": load_omniglot,
     }
 )
