@@ -18,7 +18,10 @@ from kshot_models.heads.prototype import prototype
 from kshot_models.heads.shared import shared
 from kshot_models.inner.adam import adam
 from kshot_models.inner.chain import chain
+from kshot_models.inner.linear_rule import linear_rule
 from kshot_models.inner.lslr import lslr
+from kshot_models.inner.lstm import lstm
+from kshot_models.inner.meta_learner_lstm import meta_learner_lstm
 from kshot_models.inner.meta_sgd import meta_sgd
 from kshot_models.inner.newton_cg import newton_cg
 from kshot_models.inner.proximal import proximal
@@ -48,7 +51,10 @@ HEADS: Mapping[str, Callable[..., Head]] = {
 }
 INNER_OPTIMIZERS: Mapping[str, Callable[..., InnerOptimizer]] = {
     "adam": adam,
+    "linear_rule": linear_rule,
     "lslr": lslr,
+    "lstm": lstm,
+    "meta_learner_lstm": meta_learner_lstm,
     "meta_sgd": meta_sgd,
     "newton_cg": newton_cg,
     "proximal": proximal,

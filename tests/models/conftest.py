@@ -36,6 +36,13 @@ LEARNERS: dict[str, dict[str, object]] = {
     "shared-adam-carried": _gradient("shared", [{"type": "adam", "rate": 0.01, "beta1": 0.0, "carry_moments": True}]),
     "shared-chain": _gradient("shared", [{"type": "meta_sgd", "rate": 0.5}, {"type": "sgd", "rate": -0.4}]),
     "shared-proximal": _gradient("shared", [{"type": "proximal", "strength": 0.5}, {"type": "sgd", "rate": 0.3}]),
+    # Untrained, an LSTM may go up as well as down; the one that is drawn for these widths goes down.
+    "shared-lstm": _gradient("shared", [{"type": "lstm", "hidden": (5, 5), "scale": 0.1}]),
+    "shared-meta-learner-lstm": _gradient(
+        "shared",
+        [{"type": "meta_learner_lstm", "hidden": 5, "forget_bias": (7.0, 8.0), "input_bias": (-1.5, -1.0)}],
+    ),
+    "shared-linear-rule": _gradient("shared", [{"type": "linear_rule", "rate": 0.3}]),
     "shared-newton-cg": _gradient("shared", [{"type": "newton_cg", "strength": 0.5, "cg_steps": 3}]),
     "anil": _gradient("shared", [{"type": "sgd", "rate": 0.05}], adapt=["head.*"]),
     "boil": _gradient("prototype", [{"type": "sgd", "rate": 0.1}], adapt=["body.conv*", "body.linear*"]),

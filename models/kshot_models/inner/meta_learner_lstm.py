@@ -1,0 +1,110 @@
+"""The Meta-Learner LSTM: a learner's weights are the cell state of an LSTM whose gates are learned.
+
+    h, c  = LSTM([preprocess(loss), preprocess(grad)], h, c)                   per coordinate, weights shared
+    f~    = W_F [h, theta, f~_prev] + b_F          i~ = W_I [h, theta, i~_prev] + b_I
+    theta = sigmoid(f~) theta - sigmoid(i~) grad                               the raw gradient
+
+Four things that are easily missed (Ravi and Larochelle, 2017, "Optimization as a model for few-shot learning", and its
+code): the gates are fed what they were *before* the sigmoid; the loss is an input beside the gradient, preprocessed
+alike; the step takes the gradient without preprocessing; the start of the cell state is learned, which here are the
+learner's own meta-parameters. Gates start near f = 0.99 and i = 0.01. The published code divides the gradient by the
+batch size once more; here it is that of the mean loss, and b_I says how large a step is.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kshot_models.inner.coordinates import coordinates, count_coordinates, log_and_sign, shaped_like
+from kshot_models.inner.lstm_cell import init_lstm_cell, lstm_cell
+from kshot_models.inner.transformation import GradientTransformation, InnerOptimizer, Objective
+from kshot_models.tree import prefixed, under
+from kshot_models.types import Params
+
+__all__ = ["MetaLearnerLSTMState", "meta_learner_lstm"]
+
+_BOUND = 0.01  # of all fresh weights, as published
+
+
+class MetaLearnerLSTMState(NamedTuple):
+    """What each coordinate remembers."""
+
+    hidden: Tensor  # (coordinates, hidden) of the first LSTM
+    cell: Tensor  # (coordinates, hidden)
+    forget: Tensor  # (coordinates,) f~ of the step before, before the sigmoid
+    input: Tensor  # (coordinates,) i~ likewise
+
+
+def meta_learner_lstm(
+    *,
+    hidden: int = 20,
+    p: float = 10.0,
+    forget_bias: tuple[float, float] = (4.0, 5.0),
+    input_bias: tuple[float, float] = (-5.0, -4.0),
+) -> InnerOptimizer:
+    """Two LSTMs, the second of which has the fast weights for its cell.
+
+    Args:
+        hidden: units of the first LSTM.
+        p: of the preprocessing, see `log_and_sign`.
+        forget_bias: b_F is drawn uniformly from these bounds; 4 to 5 lets 98 to 99 % of a weight pass.
+        input_bias: b_I likewise; -5 to -4 are rates of 0.007 to 0.018.
+
+    Raises:
+        ValueError: no units, a p that is not above 0, or bounds in the wrong order.
+    """
+    if hidden < 1 or p <= 0 or forget_bias[0] > forget_bias[1] or input_bias[0] > input_bias[1]:
+        raise ValueError(
+            "expected at least 1 unit, p above 0 and bounds (low, high); "
+            f"got {hidden}, {p}, {forget_bias}, {input_bias}"
+        )
+
+    def init(params: Params, generator: torch.Generator) -> Params:
+        del params
+
+        def draw(low: float, high: float, *shape: int) -> Tensor:
+            return low + (high - low) * torch.rand(*shape, generator=generator)
+
+        return {
+            **prefixed("lstm.", init_lstm_cell(4, hidden, generator, bound=_BOUND)),
+            "forget.weight": draw(-_BOUND, _BOUND, hidden + 2),
+            "forget.bias": draw(*forget_bias, 1)[0],
+            "input.weight": draw(-_BOUND, _BOUND, hidden + 2),
+            "input.bias": draw(*input_bias, 1)[0],
+        }
+
+    def bind(phi: Params) -> GradientTransformation:
+        def start(params: Params) -> MetaLearnerLSTMState:
+            some, count = next(iter(params.values())), count_coordinates(params)
+            zeros, closed = some.new_zeros(count, hidden), some.new_zeros(count)
+            return MetaLearnerLSTMState(zeros, zeros, closed, closed)
+
+        def update(
+            grads: Params,
+            state: MetaLearnerLSTMState,
+            params: Params,
+            loss: Tensor,
+            *,
+            objective: Objective | None = None,
+        ) -> tuple[Params, MetaLearnerLSTMState]:
+            del objective
+            gradient, theta = coordinates(grads), coordinates({name: params[name] for name in grads})
+            seen = log_and_sign(loss, p).expand(len(gradient), 2)
+            signal = torch.cat([seen, log_and_sign(gradient, p)], -1)
+            h, cell = lstm_cell(under("lstm.", phi), signal, state.hidden, state.cell)
+
+            def gate(name: str, before: Tensor) -> Tensor:
+                told = torch.cat([h, theta[:, None], before[:, None]], -1)
+                return told @ phi[f"{name}.weight"] + phi[f"{name}.bias"]
+
+            f, i = gate("forget", state.forget), gate("input", state.input)
+            # theta' - theta, with 1 - sigmoid(f) = sigmoid(-f): a gate that is all but open keeps its digits.
+            step = -torch.sigmoid(-f) * theta - torch.sigmoid(i) * gradient
+            return shaped_like(step, grads), MetaLearnerLSTMState(h, cell, f, i)
+
+        return GradientTransformation(start, update)
+
+    return InnerOptimizer(init, bind)
