@@ -35,7 +35,7 @@ __all__ = [
 FORMAT = 1
 
 # Learners whose outputs are logits of classes; the others are for training and research only.
-CLASSIFIERS = frozenset({"gradient", "prototype"})
+CLASSIFIERS = frozenset({"gradient", "prototype", "ridge"})
 
 NormMode = Literal["support", "transductive", "group", "none"]
 ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]

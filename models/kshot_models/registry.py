@@ -15,6 +15,7 @@ from kshot_models.errors import SpecInvalid
 from kshot_models.heads.head import Head
 from kshot_models.heads.linear import linear
 from kshot_models.heads.prototype import prototype
+from kshot_models.heads.ridge import ridge
 from kshot_models.heads.shared import shared
 from kshot_models.inner.adam import adam
 from kshot_models.inner.chain import chain
@@ -27,8 +28,8 @@ from kshot_models.inner.newton_cg import newton_cg
 from kshot_models.inner.proximal import proximal
 from kshot_models.inner.sgd import sgd
 from kshot_models.inner.transformation import InnerOptimizer
+from kshot_models.learners.closed_form import ClosedFormLearner
 from kshot_models.learners.gradient import GradientLearner
-from kshot_models.learners.prototype import PrototypeLearner
 from kshot_models.losses import mean_squared_error, weighted_cross_entropy
 from kshot_models.manifest import Component, InputSpec, LearnerSpec
 from kshot_models.networks.conv4 import conv4
@@ -47,6 +48,7 @@ NETWORKS: Mapping[str, Callable[..., Network]] = {
 HEADS: Mapping[str, Callable[..., Head]] = {
     "linear": linear,
     "prototype": prototype,
+    "ridge": ridge,
     "shared": shared,
 }
 INNER_OPTIMIZERS: Mapping[str, Callable[..., InnerOptimizer]] = {
@@ -76,18 +78,20 @@ def _gradient_learner(spec: LearnerSpec, network: Network, head: Head, *, regres
     return GradientLearner(network, head, inner, spec.steps, spec.norm, spec.adapt, loss=loss)
 
 
-def _prototype(spec: LearnerSpec, network: Network, head: Head) -> Learner:
+def _closed_form(spec: LearnerSpec, network: Network, head: Head) -> Learner:
+    """The learners that are named after their head."""
     if spec.inner or spec.steps:
-        raise SpecInvalid("a prototype learner takes no inner steps; leave out `inner` and `steps`")
-    if spec.head.type != "prototype":
-        raise SpecInvalid(f"a prototype learner needs the head 'prototype', got {spec.head.type!r}")
-    return PrototypeLearner(network, head, spec.norm)
+        raise SpecInvalid(f"a {spec.type} learner takes no inner steps; leave out `inner` and `steps`")
+    if spec.head.type != spec.type:
+        raise SpecInvalid(f"a {spec.type} learner needs the head {spec.type!r}, got {spec.head.type!r}")
+    return ClosedFormLearner(network, head, spec.norm)
 
 
 LEARNERS: Mapping[str, Callable[[LearnerSpec, Network, Head], Learner]] = {
     "gradient": _gradient,
     "gradient_regression": _gradient_regression,
-    "prototype": _prototype,
+    "prototype": _closed_form,
+    "ridge": _closed_form,
 }
 
 

@@ -42,6 +42,7 @@ GOLDEN = {
     "glyphs-proto-maml": Golden(0.65, 0.10),
     "glyphs-protonet": Golden(0.65, 0.12),
     "glyphs-reptile": Golden(0.45, 0.03),
+    "glyphs-ridge": Golden(0.65, 0.10),
     "glyphs-unicorn": Golden(0.45, 0.15),
 }
 

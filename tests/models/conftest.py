@@ -28,6 +28,7 @@ def _gradient(head: str, inner: list[dict[str, object]], **more: object) -> dict
 LEARNERS: dict[str, dict[str, object]] = {
     "prototype": {"type": "prototype", "head": {"type": "prototype"}},
     "prototype-scaled": {"type": "prototype", "head": {"type": "prototype", "learned_scale": True}},
+    "ridge": {"type": "ridge", "head": {"type": "ridge", "regularizer": 0.5, "scale": 2.0}},
     "shared-sgd": _gradient("shared", [{"type": "sgd", "rate": 0.3}]),
     "proto-sgd": _gradient("prototype", [{"type": "sgd", "rate": 0.05}]),
     "proto-lslr": _gradient("prototype", [{"type": "lslr", "rate": 0.01, "steps": 2}]),

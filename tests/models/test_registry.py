@@ -25,7 +25,7 @@ GOOD: dict[str, object] = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"type": "magic"}, "unknown learner 'magic'; there are: gradient, gradient_regression, prototype"),
+        ({"type": "magic"}, "unknown learner 'magic'; there are: gradient, gradient_regression, prototype, ridge"),
         ({"network": {"type": "torch.load"}}, "unknown network"),
         ({"head": {"type": "linear"}}, "head 'linear': way"),
         ({"inner": [{"type": "sgd"}]}, "rate"),
@@ -37,6 +37,8 @@ GOOD: dict[str, object] = {
         ({"network": {"type": "conv4", "channels": [4] * 9}}, "blocks leave nothing"),
         ({"type": "prototype"}, "takes no inner steps"),
         ({"type": "prototype", "inner": [], "steps": 0}, "needs the head 'prototype'"),
+        ({"type": "ridge", "inner": [], "steps": 0}, "needs the head 'ridge'"),
+        ({"head": {"type": "ridge", "regularizer": 0}}, "must be above 0"),
     ],
 )
 def test_what_is_wrong_is_said(change: dict[str, object], message: str) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from kshot_models.classes import class_members
 from kshot_models.heads.head import Head
 from kshot_models.types import Examples, Params
 
@@ -24,15 +25,8 @@ __all__ = ["prototype", "prototypes"]
 
 def prototypes(features: Tensor, support: Examples, way: int) -> Tensor:
     """Mean embedding (way, features) of each class of the support set; 0 for a class without examples."""
-    member = _members(support, way, features.dtype)
+    member = class_members(support, way, features.dtype)
     return (member.T @ features) / member.sum(0).clamp_min(1)[:, None]
-
-
-def _members(support: Examples, way: int, dtype: torch.dtype) -> Tensor:
-    """How much of each example belongs to each class: (n, way)."""
-    # Compared, not one_hot: that one looks at the values, which vmap forbids and which a device must be waited for.
-    member = (support.targets[:, None] == torch.arange(way, device=support.targets.device)).to(dtype)
-    return member * support.weights[:, None]
 
 
 def prototype(features: int, *, learned_scale: bool = False) -> Head:
@@ -50,7 +44,7 @@ def prototype(features: int, *, learned_scale: bool = False) -> Head:
     def start(params: Params, embed: Callable[[], Tensor], support: Examples, way: int) -> Params:
         centres = prototypes(embed(), support, way)
         # Of the classes that have examples: padding changes no answer.
-        present = _members(support, way, centres.dtype).sum(0).gt(0).to(centres.dtype)  # (way,)
+        present = class_members(support, way, centres.dtype).sum(0).gt(0).to(centres.dtype)  # (way,)
         mean = (present @ centres) / present.sum().clamp_min(1)
         weights = {"weight": 2 * (centres - mean), "bias": -((centres - mean) * (centres + mean)).sum(1)}
         if learned_scale:

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
+from kshot_models.classes import mask_absent, present_classes
 from kshot_models.heads.head import Head, linear_logits
 from kshot_models.inner.transformation import InnerOptimizer, State
-from kshot_models.learners.classes import mask_absent, present_classes
 from kshot_models.losses import Loss, weighted_cross_entropy
 from kshot_models.manifest import NormMode
 from kshot_models.networks.network import Network

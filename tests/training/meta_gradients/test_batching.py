@@ -25,6 +25,7 @@ CASES: dict[str, dict[str, Any]] = {
     "meta-learner lstm": {"inner": [{"type": "meta_learner_lstm", "hidden": 5, "input_bias": (-1.5, -1.0)}]},
     "group": {"norm": "group", "network": {"type": "conv4", "channels": (4, 4), "norm_groups": 2}},
     "protonet": {"type": "prototype", "head": {"type": "prototype"}, "inner": [], "steps": 0},
+    "ridge": {"type": "ridge", "head": {"type": "ridge"}, "inner": [], "steps": 0},
 }
 Result = tuple[MetaParams, Metrics]
 
@@ -41,8 +42,8 @@ def assert_equal(a: Result, b: Result, *, tolerance: float) -> None:
 def test_vmap_equals_loop(
     name: str, weights: tuple[float, ...] | None, make_case: Callable[..., Any], make_episodes: Callable[..., Any]
 ) -> None:
-    if name == "protonet" and weights is not None:
-        pytest.skip("a prototype learner takes no inner steps to weigh")
+    if CASES[name].get("steps") == 0 and weights is not None:
+        pytest.skip("this learner takes no inner steps to weigh")
     learner, meta = make_case(**CASES[name])
     episodes = make_episodes(tasks=3, way=WAY)
     results = [
@@ -73,7 +74,7 @@ def pad(examples: Examples, count: int) -> Examples:
     return Examples(inputs, targets, torch.cat([examples.weights, torch.zeros(tasks, count).double()], 1))
 
 
-@pytest.mark.parametrize("name", ["maml", "proto-maml", "lslr", "transductive", "protonet"])
+@pytest.mark.parametrize("name", ["maml", "proto-maml", "lslr", "transductive", "protonet", "ridge"])
 def test_padding_changes_nothing(name: str, make_case: Callable[..., Any], make_episodes: Callable[..., Any]) -> None:
     learner, meta = make_case(**CASES[name])
     episodes = make_episodes(way=WAY)

@@ -33,6 +33,15 @@ CASES: dict[str, dict[str, Any]] = {
     "anil": {"adapt": ("head.*",)},
     "group norm": {"norm": "group", "network": {"type": "conv4", "channels": (4, 4), "norm_groups": 2}},
     "protonet": {"type": "prototype", "head": {"type": "prototype"}, "inner": [], "steps": 0},
+    "ridge, fewer examples than features": {"type": "ridge", "head": {"type": "ridge"}, "inner": [], "steps": 0},
+    "ridge, more examples than features": {
+        "type": "ridge",
+        "head": {"type": "ridge"},
+        "network": {"type": "mlp", "hidden": (4, 5), "activation": "tanh"},
+        "inner": [],
+        "steps": 0,
+    },
+    "maml from a ridge head": {"head": {"type": "ridge", "regularizer": 2.0}},
 }
 
 

@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, vjp
 
+from kshot_models.classes import present_classes
 from kshot_models.inner.conjugate_gradient import conjugate_gradient
 from kshot_models.inner.proximal import pulled_back
 from kshot_models.learners import GradientLearner
-from kshot_models.learners.classes import present_classes
 from kshot_models.losses import Loss, weighted_cross_entropy
 from kshot_models.tree import tree_dot, tree_map
 from kshot_models.types import Episode, Learner, MetaParams, Params

@@ -1,7 +1,10 @@
-"""The prototype learner: adapts by averaging the support embeddings of each class, with no inner steps.
+"""The closed-form learner: its head makes a linear classifier of the support embeddings at once, with no inner steps.
 
-Prototypical networks (Snell et al., 2017, arXiv:1703.05175). Task parameters: `head.weight`, `head.bias`
-(the prototypes as a linear classifier), `moments.NAME`, `present`.
+    head        the classifier
+    prototype   nearest class mean: prototypical networks (Snell et al., 2017, arXiv:1703.05175)
+    ridge       ridge regression on the classes: R2-D2 (Bertinetto et al., 2019, arXiv:1805.08136)
+
+Task parameters: `head.weight`, `head.bias` (the linear classifier), `moments.NAME`, `present`.
 """
 
 from __future__ import annotations
@@ -12,19 +15,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kshot_models.classes import mask_absent, present_classes
 from kshot_models.heads.head import Head, linear_logits
-from kshot_models.learners.classes import mask_absent, present_classes
 from kshot_models.manifest import NormMode
 from kshot_models.networks.network import Network
 from kshot_models.tree import prefixed, under
 from kshot_models.types import Examples, MetaParams, TaskParams
 
-__all__ = ["PrototypeLearner"]
+__all__ = ["ClosedFormLearner"]
 
 
 @dataclass(frozen=True)
-class PrototypeLearner:
-    """Classifies by the nearest class mean in the embedding."""
+class ClosedFormLearner:
+    """Classifies by what its head makes of the support embeddings."""
 
     network: Network
     head: Head

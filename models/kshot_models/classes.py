@@ -7,14 +7,19 @@ from torch import Tensor
 
 from kshot_models.types import Examples
 
-__all__ = ["mask_absent", "present_classes"]
+__all__ = ["class_members", "mask_absent", "present_classes"]
+
+
+def class_members(support: Examples, way: int, dtype: torch.dtype) -> Tensor:
+    """How much of each example belongs to each class: (n, way), rows of padding 0."""
+    # Compared, not one_hot: that one looks at the values, which vmap forbids and which a device must be waited for.
+    member = (support.targets[:, None] == torch.arange(way, device=support.targets.device)).to(dtype)
+    return member * support.weights[:, None]
 
 
 def present_classes(support: Examples, way: int) -> Tensor:
     """(way,) 1 where the support set has an example of the class, else 0."""
-    # Compared, not one_hot: that one looks at the values, which vmap forbids and which a device must be waited for.
-    member = (support.targets[:, None] == torch.arange(way, device=support.targets.device)).to(support.weights.dtype)
-    return (support.weights @ member > 0).to(support.weights.dtype)
+    return (class_members(support, way, support.weights.dtype).sum(0) > 0).to(support.weights.dtype)
 
 
 def mask_absent(logits: Tensor, present: Tensor) -> Tensor:
