@@ -133,9 +133,9 @@ class EngineMetrics:
     """The numbers of one engine process, from `Engine.stats()`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        from prometheus_client import Gauge  # noqa: PLC0415 - see the module's docstring
+        from prometheus_client import Gauge, Histogram  # noqa: PLC0415 - see the module's docstring
 
-        # All are gauges set to running totals: the engine counts itself, and an engine that died takes its own away.
+        # Gauges set to running totals: the engine counts itself, and an engine that died takes its own away.
         self._cache = Gauge(
             "kshot_cache", "Adapted weights on the device: what is held, and what happened.", ["what"],
             registry=registry, multiprocess_mode="livesum",
@@ -158,9 +158,18 @@ class EngineMetrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._joined = Gauge(
+            "kshot_engine_joined", "Requests that waited for an adaptation which another one began.",
+            registry=registry, multiprocess_mode="livesum",
+        )  # fmt: skip
         self._models = Gauge(
             "kshot_engine_models", "Models that are loaded.", registry=registry, multiprocess_mode="livemax"
         )
+        self._batches = Histogram(
+            "kshot_engine_batch_size", "Requests in a batch, one entry for each batch.", ["operation"],
+            buckets=_BATCH, registry=registry,
+        )  # fmt: skip
+        self._observed: dict[tuple[str, int], int] = {}  # batches by operation and size, as far as the histogram knows
 
     def refresh(self, stats: Mapping[str, Any]) -> None:
         """Take the values of now."""
@@ -172,7 +181,13 @@ class EngineMetrics:
             self._outcomes.labels(outcome).set(count)
         for operation, seconds in stats["seconds"].items():
             self._seconds.labels(operation).set(seconds)
+        self._joined.set(stats["joined"])
         self._models.set(len(stats["models"]))
+        for operation, sizes in stats["batches"].items():
+            for size, count in sizes.items():
+                for _ in range(count - self._observed.get((operation, size), 0)):
+                    self._batches.labels(operation).observe(size)
+                self._observed[operation, size] = count
 
 
 def forget_process(pid: int) -> None:

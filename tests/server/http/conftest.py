@@ -33,7 +33,14 @@ SIZE = 12
 
 
 def write_model(
-    root: Path, name: str, version: str = "1", *, rate: float = 0.3, steps: int = 2, **fields: Any
+    root: Path,
+    name: str,
+    version: str = "1",
+    *,
+    rate: float = 0.3,
+    steps: int = 2,
+    norm: str = "support",
+    **fields: Any,
 ) -> Manifest:
     spec = LearnerSpec(
         type="gradient",
@@ -41,6 +48,7 @@ def write_model(
         head=Component(type="shared"),
         inner=(Component(type="sgd", rate=rate),),
         steps=steps,
+        norm=norm,
     )
     image = InputSpec(height=SIZE, width=SIZE, channels=1, mean=(0.5,), std=(0.5,))
     manifest = Manifest(
@@ -63,6 +71,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for version in ("2", "10"):
         write_model(root, "tiny", version, calibration=Calibration(temperature=2.0))
     write_model(root, "wild", rate=1e30)
+    return root
+
+
+@pytest.fixture(scope="session")
+def brittle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of one slow model, whose inner loop leaves the numbers on noise of full contrast only."""
+    root = tmp_path_factory.mktemp("brittle")
+    write_model(root, "brittle", rate=2.0, steps=10, norm="none")
     return root
 
 

@@ -417,8 +417,10 @@ def test_metrics_of_several_processes_add_up(tmp_path: Path) -> None:
         "metrics.answered('/a', 'GET', 200, 0.1)\n"
         "metrics.in_flight(2)\n"
         "cache = {'entries': 3}\n"
-        "numbers = {'cache': cache, 'outcomes': {}, 'seconds': {}, 'models': ()}\n"
-        "engine.refresh(numbers | {'pending': 1, 'queued': 0, 'running': 0})\n"
+        "numbers = {'cache': cache, 'outcomes': {}, 'seconds': {}, 'models': (), 'joined': 4}\n"
+        "numbers |= {'pending': 1, 'queued': 0, 'running': 0}\n"
+        "engine.refresh(numbers | {'batches': {'adapt': {1: 2}}})\n"
+        "engine.refresh(numbers | {'batches': {'adapt': {1: 2, 5: 1}}})\n"
         "if child:\n"
         "    os.waitpid(child, 0)\n"
         "    print(metrics.render().decode())\n"
@@ -432,5 +434,8 @@ def test_metrics_of_several_processes_add_up(tmp_path: Path) -> None:
     assert 'kshot_requests_total{method="GET",route="/a",status="200"} 2.0' in both
     assert "kshot_in_flight 4.0" in both
     assert 'kshot_cache{what="entries"} 6.0' in both
+    assert "kshot_engine_joined 8.0" in both
+    assert 'kshot_engine_batch_size_count{operation="adapt"} 6.0' in both
+    assert 'kshot_engine_batch_size_sum{operation="adapt"} 14.0' in both
     assert 'kshot_requests_total{method="GET",route="/a",status="200"} 2.0' in one
     assert "kshot_in_flight 2.0" in one

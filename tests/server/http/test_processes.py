@@ -12,13 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+
+from .watching import post_all, until
 
 TEACH = "/v1/models/tiny/sessions"
 QUIET = "--log-level=warning"
@@ -30,28 +32,6 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield opened
 
 
-def in_flight(url: str) -> float:
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("kshot_in_flight "))
-
-
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
-
-
-def post_many(
-    pool: ThreadPoolExecutor, url: str, bodies: Callable[..., Any], count: int, first: int = 0
-) -> list[Future[httpx.Response]]:
-    """Send adaptations, each of another session, and wait until the server has them all."""
-    contents = [bodies(seed=first + i).json for i in range(count)]
-    sent = [pool.submit(httpx.post, url + TEACH, json=content, timeout=60) for content in contents]
-    until(lambda: in_flight(url) == count)
-    return sent
-
-
 @pytest.mark.parametrize("how", ["main", "group", "interrupt"])
 def test_a_signal_drains(
     serve: Any, family: Any, pool: ThreadPoolExecutor, models: Path, bodies: Callable[..., Any], how: str
@@ -59,7 +39,7 @@ def test_a_signal_drains(
     with serve("--models", str(models), "--drain-delay", "2", QUIET) as server:
         processes = family(server)
         processes.engines[0].suspend()
-        sent = post_many(pool, server.url, bodies, 4)
+        sent = post_all(pool, server.url, TEACH, [bodies(seed=i).json for i in range(4)])
         match how:
             case "main":
                 server.process.terminate()
@@ -112,7 +92,7 @@ def test_a_killed_engine_comes_back(
         for round_ in range(2):
             (engine,) = family(server).engines
             engine.suspend()
-            sent = post_many(pool, server.url, bodies, 3, first=10 * (round_ + 1))
+            sent = post_all(pool, server.url, TEACH, [bodies(seed=10 * (round_ + 1) + i).json for i in range(3)])
             begun = time.monotonic()
             engine.kill()
             for future in sent:
