@@ -40,6 +40,7 @@ COPY clients /build/clients
 COPY models /build/models
 COPY training /build/training
 COPY server /build/server
+COPY tests/benchmarks/kshot_bench /build/tests/benchmarks/kshot_bench
 # LitServe's own commands go: one of them installs packages when it is run.
 RUN --mount=type=secret,id=pip \
     python -m pip --python /opt/kshot/bin/python install '/build[server,torch,redis]' \

@@ -29,7 +29,7 @@ from ._version import __version__
 __all__ = ["main"]
 
 # Which extra a package's commands need, for those that cannot even be imported to be asked.
-_PACKAGE_EXTRAS = {"kshot_server": "server,torch", "kshot_training": "training"}
+_PACKAGE_EXTRAS = {"kshot_server": "server,torch", "kshot_training": "training", "kshot_bench": "bench"}
 
 
 class Command(Protocol):

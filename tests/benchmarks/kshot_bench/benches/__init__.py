@@ -1,0 +1,1 @@
+"""The sub-benches; each is one file and one row in `table.py`."""

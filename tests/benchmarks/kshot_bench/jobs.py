@@ -1,0 +1,95 @@
+"""What a worker process can be told to do: one line of JSON each, so that nothing is pickled.
+
+parent ── {"kind": "answer", "peer": "higher", "count": 40, ...} ──▶ worker
+       ◀── {"value": 0.61} ─────────────────────────────────────────
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from kshot_bench.limits import gemm_rate, synchronize
+from kshot_bench.peers.base import Peer
+from kshot_bench.peers.table import FROZEN, build_peer
+from kshot_bench.tasks import draw_tasks, episode_of, learner_of, learner_spec, prototype_spec
+from kshot_bench.work import Work, layers
+from kshot_models.tree import tree_map
+from kshot_models.types import Episode
+
+__all__ = ["JOB", "Answer", "Gemm", "Job", "MetaGradients", "peer_and_episodes", "perform"]
+
+_DIFFERENT_TASKS = 8
+
+
+class _Job(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    work: Work
+    device: str = "cpu"
+
+
+class Answer(_Job):
+    """Adapt to `count` tasks and answer their queries; the value is the seconds that it took."""
+
+    kind: Literal["answer"] = "answer"
+    peer: str
+    count: int
+
+
+class MetaGradients(_Job):
+    """Take the second-order gradient of `count` tasks; the value is the seconds that it took."""
+
+    kind: Literal["meta_gradients"] = "meta_gradients"
+    peer: str
+    count: int
+
+
+class Gemm(_Job):
+    """Multiply matrices for some seconds; the value is the best rate in FLOP per second."""
+
+    kind: Literal["gemm"] = "gemm"
+    seconds: float
+
+
+Job: TypeAlias = Answer | MetaGradients | Gemm
+JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
+
+
+def perform(job: Job) -> float:
+    """Do it, in this process, on the threads that torch has now."""
+    match job:
+        case Gemm():
+            return gemm_rate(job.work, job.seconds, device=job.device)
+        case Answer():
+            peer, episodes = peer_and_episodes(job.peer, job.work, job.device)
+            return _timed(peer.answer, episodes, job.count, job.device)
+        case MetaGradients():
+            peer, episodes = peer_and_episodes(job.peer, job.work, job.device)
+            return _timed(lambda episode: peer.meta_gradient([episode]), episodes, job.count, job.device)
+
+
+@cache
+def peer_and_episodes(name: str, work: Work, device: str) -> tuple[Peer, tuple[Episode, ...]]:
+    """A peer with the same untrained weights as kshot's side, and tasks for it."""
+    spec = prototype_spec(work) if name in FROZEN else learner_spec(work)
+    _, meta = learner_of(work, spec)
+    params = tree_map(lambda value: value.to(device), meta.init)
+    if name in FROZEN:
+        features = params["body.norm1.gain"].new_zeros(work.way, layers(work)[-1].fan_in)
+        params |= {"head.weight": features, "head.bias": features.new_zeros(work.way)}
+    episodes = [episode_of(work, task, device=device) for task in draw_tasks(work, _DIFFERENT_TASKS)]
+    return build_peer(name, work, params), tuple(episodes)
+
+
+def _timed(do: Callable[[Episode], object], episodes: tuple[Episode, ...], count: int, device: str) -> float:
+    synchronize(device)
+    begun = time.perf_counter()
+    for number in range(count):
+        do(episodes[number % len(episodes)])
+    synchronize(device)
+    return time.perf_counter() - begun

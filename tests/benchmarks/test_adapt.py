@@ -1,0 +1,70 @@
+"""`kshot bench adapt`, whole, on a tiny work item: the shape of what it reports. Never how fast anything was."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from kshot_bench import command
+from kshot_bench.benches import adapt
+from kshot_bench.crew import Crew
+from kshot_bench.errors import Disagreement, WorkerFailed
+from kshot_bench.jobs import Answer, Gemm
+from kshot_bench.report import Report, read_report
+from kshot_bench.served import Served
+from kshot_bench.tasks import learner_spec
+from kshot_bench.work import Work
+
+SIZES = {"way": 3, "shot": 1, "steps": 1, "queries": 3, "size": 16, "repetitions": 2, "threads": 1}
+TINY = [*(f"--{name}={value}" for name, value in SIZES.items()), "--channels=4,4", "--window=0.01"]
+
+
+def bench(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    return command.run(parser.parse_args([*arguments]))
+
+
+def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "adapt.json"
+    assert bench("adapt", *TINY, "--allow-noise", "--json", str(path)) == 0
+    last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert read_report(path) == Report.model_validate(last)
+    assert (last["bench"], last["device"], len(last["rows"])) == ("adapt", "cpu", 4)
+    assert last["rows"][0]["name"] == "kshot"
+    for row in last["rows"]:
+        assert row["ms_per_task"] * row["tasks_per_second"] == pytest.approx(1000)
+        assert row["latency_ms"] > 0
+    times = {row["name"]: row["ms_per_task"] for row in last["rows"]}
+    assert last["ratio_to_best_peer"] == pytest.approx(times[last["best_peer"]] / times["kshot"])
+    assert last["fraction_of_floor"] == pytest.approx(last["floor"]["ms_per_task"] / times["kshot"])
+    assert last["floor"]["ms_per_task"] <= last["work"]["flops"] / last["floor"]["gemm_gflops"] / 1e6 * 1.001
+    assert last["machine"]["cores"] >= 1
+    assert all(math.isfinite(last[key]) for key in ("latency_ratio_to_best_peer", "latency_fraction_of_floor"))
+
+
+def test_what_cannot_be_measured_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("adapt", "--size", "2", "--allow-noise") == 2
+    assert "take a larger --size" in capsys.readouterr().err
+
+
+def test_sides_that_disagree_are_not_compared(tiny: Work) -> None:
+    other = tiny.model_copy(update={"rate": 2.0})
+    with Served(other, learner_spec(other)) as served:
+        served.work = tiny
+        with pytest.raises(Disagreement, match="autograd should give the same probabilities"):
+            adapt.differences(served, ("autograd",), "cpu")
+
+
+def test_workers_answer_and_say_what_went_wrong(tiny: Work) -> None:
+    with Crew(1) as crew:
+        (rate,) = crew.perform(Gemm(work=tiny, seconds=0.01))
+        assert rate > 0
+        assert crew.rate(Answer(peer="autograd", work=tiny, count=1), 1) > 0
+        with pytest.raises(WorkerFailed, match="KeyError"):
+            crew.perform(Answer(peer="nobody", work=tiny, count=1))
+    crew.close()
