@@ -15,7 +15,15 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 __all__ = [
     "CLASSIFIERS",
@@ -37,7 +45,7 @@ FORMAT = 1
 # Learners whose outputs are logits of classes; the others are for training and research only.
 CLASSIFIERS = frozenset({"gradient", "prototype", "ridge"})
 
-NormMode = Literal["support", "transductive", "group", "none"]
+NormMode = Literal["support", "transductive", "per_step", "group", "none"]
 ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,31}$")]
@@ -68,7 +76,8 @@ class LearnerSpec(Strict):
 
     `network` and `head` name the model, `inner` the links of the inner optimizer, in order, and `steps` how often it
     steps. `adapt` lists shell patterns of the parameters that the inner loop changes (`body.conv1.weight`, `head.*`);
-    the others are meta-learned only.
+    the others are meta-learned only. With `per_step_gains` each inner step has its own gains and biases of the norms,
+    which do not adapt.
     """
 
     type: str
@@ -78,6 +87,14 @@ class LearnerSpec(Strict):
     inner: tuple[Component, ...] = ()
     steps: Annotated[int, Field(ge=0, le=1000)] = 0
     adapt: tuple[str, ...] = ("*",)
+    per_step_gains: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A key that came after the first artifacts is written only where it says something: the others keep their
+        # digest, and are still read by what they were made for.
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if key != "per_step_gains" or value}
 
 
 class InputSpec(Strict):

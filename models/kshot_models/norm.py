@@ -6,6 +6,7 @@ adapts (their batching rule builds the gradient of the gain from saved statistic
     mode           moments of a support pass        moments of a query pass
     support        the support set's own            those of the support set, at the final fast weights
     transductive   the support set's own            the query batch's own: the papers' protocol, leaks between queries
+    per_step       the support set's own            running ones, counted in training after each inner step (MAML++)
     group          each example's own, per group    the same
     none           no normalization                 the same
 

@@ -75,7 +75,9 @@ def _gradient_regression(spec: LearnerSpec, network: Network, head: Head) -> Lea
 def _gradient_learner(spec: LearnerSpec, network: Network, head: Head, *, regression: bool = False) -> GradientLearner:
     inner = build_inner_optimizer(spec.inner)
     loss = mean_squared_error if regression else weighted_cross_entropy
-    return GradientLearner(network, head, inner, spec.steps, spec.norm, spec.adapt, loss=loss)
+    return GradientLearner(
+        network, head, inner, spec.steps, spec.norm, spec.adapt, loss=loss, per_step_gains=spec.per_step_gains
+    )
 
 
 def _closed_form(spec: LearnerSpec, network: Network, head: Head) -> Learner:
@@ -102,6 +104,8 @@ def build_learner(spec: LearnerSpec, input_spec: InputSpec) -> Learner:
         SpecInvalid: an unknown name or option, or one of a wrong type; the message lists what there is.
     """
     learner = _row("learner", LEARNERS, spec.type)
+    if (spec.norm == "per_step" or spec.per_step_gains) and not spec.steps:
+        raise SpecInvalid("norm = 'per_step' and per_step_gains belong to inner steps, of which there are none")
     network = _build("network", NETWORKS, spec.network, input_spec, spec.norm)
     head = _build("head", HEADS, spec.head, network.features)
     return learner(spec, network, head)

@@ -47,6 +47,7 @@ LEARNERS: dict[str, dict[str, object]] = {
     "shared-newton-cg": _gradient("shared", [{"type": "newton_cg", "strength": 0.5, "cg_steps": 3}]),
     "anil": _gradient("shared", [{"type": "sgd", "rate": 0.05}], adapt=["head.*"]),
     "boil": _gradient("prototype", [{"type": "sgd", "rate": 0.1}], adapt=["body.conv*", "body.linear*"]),
+    "mamlpp": _gradient("shared", [{"type": "lslr", "rate": 0.1, "steps": 2}], per_step_gains=True),
 }
 NORMS = ("support", "group", "none")
 

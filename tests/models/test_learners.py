@@ -20,6 +20,7 @@ from .conftest import INPUT, LEARNERS, NETWORKS, NORMS, MakeExamples, make_learn
 
 CASES = [(name, "max_pool", "support") for name in LEARNERS]
 CASES += [("proto-lslr", network, norm) for network in NETWORKS for norm in NORMS]
+CASES += [("mamlpp", "max_pool", "per_step"), ("proto-sgd", "mlp", "per_step")]
 battery = pytest.mark.parametrize(("name", "network", "norm"), CASES)
 
 

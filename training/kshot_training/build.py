@@ -46,6 +46,7 @@ def _through_adaptation(section: ThroughAdaptation, loss: Loss, workers: int) ->
         through_adaptation(
             first_order=section.order == 1,
             step_weights=section.step_weights,
+            norm_momentum=section.norm_momentum,
             batching=section.batching,
             chunk_size=section.chunk_size,
             workers=workers,

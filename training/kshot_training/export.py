@@ -75,7 +75,7 @@ def measure(
 ) -> tuple[Measured, ...]:
     """Accuracies on test episodes: in the learner's norm mode, and the transductive one if the section asks for it."""
     modes: list[NormMode] = [recipe.learner.norm]
-    if section.transductive and recipe.learner.norm == "support":
+    if section.transductive and recipe.learner.norm in {"support", "per_step"}:
         modes.append("transductive")
     rows = []
     for mode in modes:

@@ -139,6 +139,8 @@ def outer_loop(
         _check_finite(step, loss, norm, named)
         factor = schedule(step)
         state.optimizer.step(named, factor=factor)
+        for name, counted in state.meta.stats.items():
+            counted.sub_(grads.stats[name])
         if state.average is not None:
             update_average(state.average, state.meta, decay=average_decay, step=step)
         state.step = step + 1

@@ -1,7 +1,7 @@
 """Outer optimizers: torch.optim by a closed table, and their state as a flat tree that safetensors can store.
 
 An outer optimizer sees the meta-parameters as named leaves, `init/NAME` and `inner/NAME` (artifact names). `stats` are
-never trained. A recipe can give name prefixes their own multiple of the learning rate (`outer.scales`).
+counted, not trained. A recipe can give name prefixes their own multiple of the learning rate (`outer.scales`).
 """
 
 from __future__ import annotations

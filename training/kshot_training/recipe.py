@@ -97,6 +97,7 @@ class ThroughAdaptation(Section):
     type: Literal["through_adaptation"]
     order: Literal[1, 2] = 2
     step_weights: tuple[float, ...] | None = None
+    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # of norm = "per_step"
     batching: Literal["loop", "vmap"] = "loop"
     chunk_size: Positive | None = None
 

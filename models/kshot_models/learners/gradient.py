@@ -4,7 +4,8 @@
     predict  forward with those moments
 
 Task parameters are flat: `weights.NAME` (fast weights: what the inner loop changes), `moments.NAME`, `present`.
-Weights that the inner loop does not change stay in the meta-parameters.
+Weights that the inner loop does not change stay in the meta-parameters; where each step has its own gains, those of the
+step that was taken last are among the task parameters, so that `predict` need not know which that was.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from kshot_models.inner.transformation import InnerOptimizer, State
 from kshot_models.losses import Loss, weighted_cross_entropy
 from kshot_models.manifest import NormMode
 from kshot_models.networks.network import Network
+from kshot_models.per_step import fresh_moments, gains_at, is_norm, moments_at, query_row, with_rows
 from kshot_models.tree import prefixed, tree_add, tree_map, under
 from kshot_models.types import Examples, MetaParams, Params, TaskParams
 
@@ -38,7 +40,8 @@ class GradientLearner:
 
     `adapt_patterns` are shell patterns over the names of all weights: `body.*` of the network, `head.weight` and
     `head.bias`. With `first_order` the inner gradients count as constants (FOMAML); training sets it, a manifest does
-    not. For a regression `loss` is mean_squared_error, and classes are not masked.
+    not. For a regression `loss` is mean_squared_error, and classes are not masked. With `per_step_gains` each inner
+    step has its own gains and biases of the norms, which are meta-learned and do not adapt (MAML++; see per_step.py).
     """
 
     network: Network
@@ -49,13 +52,17 @@ class GradientLearner:
     adapt_patterns: tuple[str, ...] = ("*",)
     first_order: bool = False
     loss: Loss = weighted_cross_entropy
+    per_step_gains: bool = False
 
     def init(self, generator: torch.Generator) -> MetaParams:
         """See Learner."""
-        body, head = prefixed("body.", self.network.init(generator)), prefixed("head.", self.head.init(generator))
+        layers = self.network.init(generator)
+        body = prefixed("body.", with_rows(layers, self.steps) if self.per_step_gains else layers)
+        head = prefixed("head.", self.head.init(generator))
         template = {name: p for name, p in body.items() if self.adapts(name)}
         template |= {name: p for name, p in prefixed("head.", self.head.template()).items() if self.adapts(name)}
-        return MetaParams({**body, **head}, self.inner.init(template, generator), {})
+        stats = fresh_moments(layers, self.steps) if self.norm == "per_step" else {}
+        return MetaParams({**body, **head}, self.inner.init(template, generator), stats)
 
     def adapt(self, meta: MetaParams, support: Examples, *, way: int) -> TaskParams:
         """See Learner."""
@@ -65,15 +72,22 @@ class GradientLearner:
 
     def trajectory(self, meta: MetaParams, support: Examples, *, way: int) -> Iterator[TaskParams]:
         """See Learner."""
-        for fast, _ in self.descend(meta, support, repeat(support, self.steps), way=way):
-            yield self.task_params(meta, fast, support, way=way)
+        path = self.descend(meta, support, repeat(support, self.steps), way=way)
+        for taken, (fast, _) in enumerate(path):
+            yield self.task_params(meta, fast, support, way=way, taken=taken)
 
     def predict(self, meta: MetaParams, task: TaskParams, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
         """See Learner."""
-        moments = under("moments.", task) if self.norm == "support" else None
+        return self.answer(meta, task, inputs, weights)[0]
+
+    def answer(
+        self, meta: MetaParams, task: TaskParams, inputs: Tensor, weights: Tensor | None = None
+    ) -> tuple[Tensor, Params]:
+        """What `predict` answers, and the moments by which the norms did it (none for norms that keep none)."""
+        moments = under("moments.", task) if self.norm in {"support", "per_step"} else None
         fast = under("weights.", task)
-        features, _ = self.network.apply(self._body(meta, fast), inputs, weights=weights, moments=moments)
-        return self._logits(features, fast, task["present"])
+        features, used = self.network.apply(self._body(meta, fast), inputs, weights=weights, moments=moments)
+        return self._logits(features, fast, task["present"]), used
 
     def descend(
         self, meta: MetaParams, support: Examples, batches: Iterable[Examples], *, way: int
@@ -95,9 +109,10 @@ class GradientLearner:
         changing = {name: p for name, p in fast.items() if self.adapts(name)}
         state = rule.init(changing)
         yield fast, state
-        for batch in batches:
+        for taken, batch in enumerate(batches):
+            stays = gains_at(fixed, taken) if self.per_step_gains else fixed
             at = tree_map(Tensor.detach, changing) if self.first_order else changing
-            around = tree_map(Tensor.detach, fixed) if self.first_order else fixed
+            around = tree_map(Tensor.detach, stays) if self.first_order else stays
             objective = partial(self.support_loss, fixed=around, examples=batch, present=present)
             grads, loss = grad_and_value(objective)(at)
             if self.first_order:
@@ -106,14 +121,24 @@ class GradientLearner:
             changing = tree_add(changing, updates)
             yield {**fast, **changing}, state
 
-    def task_params(self, meta: MetaParams, fast: Params, support: Examples, *, way: int) -> TaskParams:
-        """The task parameters that fast weights amount to: with the moments of `support` under them."""
+    def task_params(
+        self, meta: MetaParams, fast: Params, support: Examples, *, way: int, taken: int | None = None
+    ) -> TaskParams:
+        """The task parameters that fast weights amount to after `taken` inner steps (None: all).
+
+        With the moments of `support` under them, or with the running ones of the last step; see norm.py.
+        """
+        row = query_row(self.steps if taken is None else taken)
+        if self.per_step_gains:
+            fast = fast | {name: p for name, p in gains_at(meta.init, row).items() if is_norm(name)}
         task = prefixed("weights.", fast)
         task["present"] = present_classes(support, way)
         if self.norm == "support":
             body = self._body(meta, fast)
             _, moments = self.network.apply(body, support.inputs, weights=support.weights, moments=None)
             task |= prefixed("moments.", moments)
+        elif self.norm == "per_step":
+            task |= prefixed("moments.", moments_at(meta.stats, row))
         return task
 
     def start(self, meta: MetaParams, support: Examples, way: int) -> tuple[Params, Params]:
@@ -121,7 +146,8 @@ class GradientLearner:
         body = under("body.", meta.init)
 
         def embed() -> Tensor:
-            return self.network.apply(body, support.inputs, weights=support.weights, moments=None)[0]
+            first = gains_at(body, 0) if self.per_step_gains else body
+            return self.network.apply(first, support.inputs, weights=support.weights, moments=None)[0]
 
         head = prefixed("head.", self.head.start(under("head.", meta.init), embed, support, way))
         fast = {name: p for name, p in prefixed("body.", body).items() if self.adapts(name)} | head
@@ -148,7 +174,14 @@ class GradientLearner:
 
     def adapts(self, name: str) -> bool:
         """Whether the inner loop changes the weight of this name."""
+        if self.per_step_gains and is_norm(name):
+            return False
         return any(fnmatchcase(name, pattern) for pattern in self.adapt_patterns)
+
+    @property
+    def per_step(self) -> bool:
+        """Whether something belongs to a certain inner step: then only a meta-gradient that takes all of them fits."""
+        return self.per_step_gains or self.norm == "per_step"
 
     def _logits(self, features: Tensor, weights: Params, present: Tensor) -> Tensor:
         logits = linear_logits(features, under("head.", weights))

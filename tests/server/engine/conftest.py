@@ -37,6 +37,15 @@ SPECS = {
         steps=2,
         norm="group",
     ),
+    "per-step": LearnerSpec(
+        type="gradient",
+        network=CONV4,
+        head=Component(type="shared"),
+        inner=(Component(type="lslr", rate=0.2, steps=2),),
+        steps=2,
+        norm="per_step",
+        per_step_gains=True,
+    ),
     "prototype": LearnerSpec(type="prototype", network=CONV4, head=Component(type="prototype")),
     "fixed-way": LearnerSpec(
         type="gradient", network=CONV4, head=Component(type="linear", way=6), inner=SGD, steps=2, norm="none"

@@ -30,7 +30,7 @@ EXECUTORS: dict[str, Callable[[], Executor]] = {
     "vmap": lambda: CudaExecutor("cpu"),
 }
 both = functools.cache(lambda: (CpuExecutor(threads=1), CudaExecutor("cpu")))
-NAMES = ["gradient", "head-only", "proto-maml", "prototype", "perceptron", "fixed-way"]
+NAMES = ["gradient", "head-only", "proto-maml", "per-step", "prototype", "perceptron", "fixed-way"]
 
 
 @pytest.fixture(params=EXECUTORS, scope="module")

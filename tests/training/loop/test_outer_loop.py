@@ -86,6 +86,32 @@ def test_reptile_resumes_with_its_mini_batches(make_recipe: Make, place: Place) 
     assert_same_bits(straight, again)
 
 
+def test_running_moments_are_counted_averaged_and_resumed(make_recipe: Make, place: Place) -> None:
+    recipe = make_recipe(**{"learner.norm": "per_step", "learner.per_step_gains": True})
+    straight, broken = fresh(recipe), fresh(recipe)
+    start = {name: table.clone() for name, table in straight.meta.stats.items()}
+    batch = recipe_episodes(recipe, place).train(0)
+    gradient = build.build_meta_gradient(recipe)(0)
+    learner = build.build_learner(recipe.learner, recipe.input)
+    grads, _ = gradient(learner, straight.meta, batch.episodes, way=batch.way, generator=torch.Generator())
+    advance(recipe, straight, place, until=1)
+    for name, table in straight.meta.stats.items():  # past the optimizer, whatever its rate and clipping
+        assert torch.equal(table, start[name] - grads.stats[name])
+        assert torch.equal(table[0], start[name][0])  # the loss of the last step alone
+        assert not torch.equal(table[1], start[name][1])
+    advance(recipe, straight, place, until=4)
+    assert straight.average is not None
+    assert not torch.equal(straight.average.stats["norm1.mean"], start["norm1.mean"])
+
+    advance(recipe, broken, place, until=2)
+    tensors, values = broken.tensors()
+    assert "meta/stats/norm1.mean" in tensors
+    again = fresh(recipe)
+    again.load(2, tensors, values)
+    advance(recipe, again, place, until=4)
+    assert_same_bits(straight, again)
+
+
 def test_an_outer_step_of_sgd_is_minus_rate_times_gradient(make_recipe: Make, place: Place) -> None:
     recipe = make_recipe(
         **{

@@ -24,6 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lstm": {"inner": [{"type": "lstm", "hidden": (5, 4), "scale": 0.1}]},
     "meta-learner lstm": {"inner": [{"type": "meta_learner_lstm", "hidden": 5, "input_bias": (-1.5, -1.0)}]},
     "group": {"norm": "group", "network": {"type": "conv4", "channels": (4, 4), "norm_groups": 2}},
+    "mamlpp": {"norm": "per_step", "per_step_gains": True},
     "protonet": {"type": "prototype", "head": {"type": "prototype"}, "inner": [], "steps": 0},
     "ridge": {"type": "ridge", "head": {"type": "ridge"}, "inner": [], "steps": 0},
 }
@@ -74,7 +75,7 @@ def pad(examples: Examples, count: int) -> Examples:
     return Examples(inputs, targets, torch.cat([examples.weights, torch.zeros(tasks, count).double()], 1))
 
 
-@pytest.mark.parametrize("name", ["maml", "proto-maml", "lslr", "transductive", "protonet", "ridge"])
+@pytest.mark.parametrize("name", ["maml", "proto-maml", "lslr", "transductive", "mamlpp", "protonet", "ridge"])
 def test_padding_changes_nothing(name: str, make_case: Callable[..., Any], make_episodes: Callable[..., Any]) -> None:
     learner, meta = make_case(**CASES[name])
     episodes = make_episodes(way=WAY)

@@ -12,6 +12,7 @@ from kshot_models.load import meta_to_arrays
 from kshot_models.tree import meta_map
 from kshot_models.types import Episode, Learner, MetaParams
 from kshot_training.meta_gradients import through_adaptation
+from kshot_training.outer_optimizers import leaves
 
 WAY = 3
 CASES: dict[str, dict[str, Any]] = {
@@ -32,6 +33,8 @@ CASES: dict[str, dict[str, Any]] = {
     "linear rule": {"inner": [{"type": "linear_rule", "rate": 0.3}]},
     "anil": {"adapt": ("head.*",)},
     "group norm": {"norm": "group", "network": {"type": "conv4", "channels": (4, 4), "norm_groups": 2}},
+    "per-step gains": {"inner": [{"type": "lslr", "rate": 0.2, "steps": 2}], "per_step_gains": True},
+    "mamlpp": {"norm": "per_step", "per_step_gains": True, "head": {"type": "linear", "way": WAY}},
     "protonet": {"type": "prototype", "head": {"type": "prototype"}, "inner": [], "steps": 0},
     "ridge, fewer examples than features": {"type": "ridge", "head": {"type": "ridge"}, "inner": [], "steps": 0},
     "ridge, more examples than features": {
@@ -63,7 +66,7 @@ def test_equals_central_differences(
 
     generator = torch.Generator().manual_seed(5)
     epsilon = 1e-6
-    for leaf_name, leaf in meta_to_arrays(meta).items():
+    for leaf_name, leaf in leaves(meta).items():
         # One random direction in each tensor: every tensor is checked, so that a forgotten one cannot hide in a sum.
         direction = torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype)
         direction /= direction.norm()

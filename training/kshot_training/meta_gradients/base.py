@@ -31,6 +31,9 @@ class MetaGradient(Protocol):
     ) -> tuple[MetaParams, Metrics]:
         """Return the gradient, shaped like `meta`, and the metrics.
 
+        In the place of `stats`, which have no gradient, stands what is to be subtracted from them as it is: zeros from
+        most, see counting.py.
+
         Args:
             learner: What is meta-trained.
             meta: Its meta-parameters; not changed, need not require gradients.

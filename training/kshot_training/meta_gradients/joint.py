@@ -13,6 +13,7 @@ from kshot_models.learners import GradientLearner
 from kshot_models.losses import Loss, weighted_cross_entropy
 from kshot_models.types import Episode, Learner, MetaParams
 from kshot_training.meta_gradients.base import MetaGradient, Metrics
+from kshot_training.meta_gradients.counting import refuse_per_step
 from kshot_training.meta_gradients.through_adaptation import through_adaptation
 
 __all__ = ["joint"]
@@ -30,7 +31,10 @@ def joint(*, loss: Loss = weighted_cross_entropy, workers: int = 1) -> MetaGradi
     def meta_gradient(
         learner: Learner, meta: MetaParams, episodes: Episode, *, way: int, generator: torch.Generator
     ) -> tuple[MetaParams, Metrics]:
-        still = dataclasses.replace(learner, steps=0) if isinstance(learner, GradientLearner) else learner
+        still = learner
+        if isinstance(learner, GradientLearner):
+            refuse_per_step(learner, "joint")
+            still = dataclasses.replace(learner, steps=0)
         return plain(still, meta, episodes, way=way, generator=generator)
 
     return meta_gradient

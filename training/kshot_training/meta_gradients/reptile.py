@@ -25,6 +25,7 @@ from kshot_models.losses import Loss, weighted_cross_entropy
 from kshot_models.types import Episode, Examples, Learner, MetaParams, Params
 from kshot_training.errors import RecipeError
 from kshot_training.meta_gradients.base import MetaGradient, Metrics
+from kshot_training.meta_gradients.counting import refuse_per_step
 from kshot_training.meta_gradients.first_order import first_order_form
 from kshot_training.meta_gradients.tasks import accuracy, mean_metrics, split_tasks, sum_in_order, task_map, zeros_like
 
@@ -49,6 +50,7 @@ def reptile(
     ) -> tuple[MetaParams, Metrics]:
         if not isinstance(learner, GradientLearner):
             raise RecipeError("meta_gradient.type = 'reptile' needs a gradient learner: others take no inner steps")
+        refuse_per_step(learner, "reptile")
         tasks = split_tasks(episodes)
         support_size = len(tasks[0].support.targets)
         count = learner.steps if steps is None else steps

@@ -18,6 +18,7 @@ __all__ = [
     "Result",
     "TaskMap",
     "accuracy",
+    "as_gradient",
     "batched_mean",
     "mean_in_order",
     "mean_metrics",
@@ -26,7 +27,6 @@ __all__ = [
     "task_map",
     "trained_tensors",
     "with_tensors",
-    "without_stats",
     "zeros_like",
 ]
 
@@ -96,10 +96,9 @@ def sum_in_order(results: Iterable[tuple[tuple[Tensor, ...], Metrics]]) -> tuple
 def mean_in_order(
     meta: MetaParams, results: Iterable[tuple[tuple[Tensor, ...], Metrics]]
 ) -> tuple[MetaParams, Metrics]:
-    """The mean over tasks of gradients ordered as `trained_tensors`, shaped like `meta`, and of the metrics."""
+    """The mean over tasks of gradients ordered as `as_gradient` takes them, shaped like `meta`, and of the metrics."""
     sums, metrics = sum_in_order(results)
-    mean = with_tensors(meta, [total.div_(len(metrics)) for total in sums])
-    return without_stats(mean), mean_metrics(metrics)
+    return as_gradient(meta, [total.div_(len(metrics)) for total in sums]), mean_metrics(metrics)
 
 
 def batched_mean(
@@ -111,8 +110,8 @@ def batched_mean(
     """The same mean, with `one` run on all tasks as one computation, or on `chunk_size` of them at a time."""
     grads, seen = torch.func.vmap(one, chunk_size=chunk_size)(episodes)
     diagnostics = {name: each.mean() for name, each in seen.diagnostics.items()}
-    mean = with_tensors(meta, [grad.mean(0) for grad in grads])
-    return without_stats(mean), Metrics(seen.loss.mean(), seen.accuracy.mean(), diagnostics)
+    mean = as_gradient(meta, [grad.mean(0) for grad in grads])
+    return mean, Metrics(seen.loss.mean(), seen.accuracy.mean(), diagnostics)
 
 
 def trained_tensors(meta: MetaParams) -> list[Tensor]:
@@ -127,9 +126,13 @@ def with_tensors(meta: MetaParams, tensors: Iterable[Tensor]) -> MetaParams:
     return MetaParams(init, {name: next(values) for name in meta.inner}, meta.stats)
 
 
-def without_stats(grads: MetaParams) -> MetaParams:
-    """The same gradients with zero for the statistics, which are never trained."""
-    return grads._replace(stats=zeros_like(grads.stats))
+def as_gradient(meta: MetaParams, tensors: Iterable[Tensor]) -> MetaParams:
+    """Put `tensors` in the places of `meta`: as `trained_tensors` are ordered, then, if any, what moves `stats`."""
+    values = iter(tensors)
+    init = {name: next(values) for name in meta.init}
+    inner = {name: next(values) for name in meta.inner}
+    counted = list(values)
+    return MetaParams(init, inner, dict(zip(meta.stats, counted, strict=True)) if counted else zeros_like(meta.stats))
 
 
 def zeros_like(params: Params) -> Params:

@@ -4,7 +4,8 @@
 
 What the learner adapts by decides the algorithm: SGD steps give MAML, learned rates Meta-SGD and LSLR, prototypes
 ProtoNet. `first_order` makes the learner treat its inner gradients as constants (FOMAML): the path from theta to phi
-stays, so learned inner rates and heads made of embeddings still get their gradients.
+stays, so learned inner rates and heads made of embeddings still get their gradients. Running moments of norms are
+counted on the way (counting.py).
 
 References: Finn et al., 2017, arXiv 1703.03400 (MAML, FOMAML); Antoniou et al., 2019, arXiv 1810.09502 (step weights).
 """
@@ -12,14 +13,18 @@ References: Finn et al., 2017, arXiv 1703.03400 (MAML, FOMAML); Antoniou et al.,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from kshot_models.learners import GradientLearner
 from kshot_models.losses import Loss, weighted_cross_entropy
-from kshot_models.types import Episode, Learner, MetaParams
+from kshot_models.types import Episode, Learner, MetaParams, Params
 from kshot_training.errors import RecipeError
 from kshot_training.meta_gradients.base import MetaGradient, Metrics
+from kshot_training.meta_gradients.counting import Counted, answer_counting, displacement
 from kshot_training.meta_gradients.first_order import first_order_form
 from kshot_training.meta_gradients.tasks import (
     Batching,
@@ -32,15 +37,25 @@ from kshot_training.meta_gradients.tasks import (
     with_tensors,
 )
 
-__all__ = ["TaskLoss", "query_loss", "through_adaptation"]
+__all__ = ["Judged", "TaskLoss", "query_loss", "through_adaptation"]
 
-TaskLoss = Callable[[MetaParams, Episode], tuple[Tensor, Tensor]]
+
+class Judged(NamedTuple):
+    """How one task's queries were answered."""
+
+    loss: Tensor  # () to differentiate
+    accuracy: Tensor  # () after the last inner step
+    counted: Counted
+
+
+TaskLoss = Callable[[MetaParams, Episode], Judged]
 
 
 def through_adaptation(
     *,
     first_order: bool = False,
     step_weights: Sequence[float] | None = None,
+    norm_momentum: float = 0.1,
     batching: Batching = "loop",
     chunk_size: int | None = None,
     workers: int = 1,
@@ -51,6 +66,7 @@ def through_adaptation(
     Args:
         first_order: Drop the derivatives of the inner gradients.
         step_weights: w_1 ... w_n for the losses after each inner step; None is the loss after the last one.
+        norm_momentum: The share of new moments in the running ones, of learners that count them.
         batching: "loop" takes one task at a time: least memory, and fastest on CPUs. "vmap" takes them as one
             computation.
         chunk_size: With "vmap", at most so many tasks at once.
@@ -66,13 +82,13 @@ def through_adaptation(
         del generator  # nothing here is random
         learner = first_order_form(learner) if first_order else learner
 
-        def task_loss(params: MetaParams, episode: Episode) -> tuple[Tensor, Tensor]:
+        def task_loss(params: MetaParams, episode: Episode) -> Judged:
             return query_loss(learner, params, episode, way=way, loss=loss, step_weights=weights)
 
+        one = partial(_alone if batching == "loop" else _in_a_batch, task_loss, meta, norm_momentum)
         if batching == "vmap":
-            return _batched(task_loss, meta, episodes, chunk_size)
-        results = run(lambda episode: _one(task_loss, meta, episode), split_tasks(episodes))
-        return mean_in_order(meta, results)
+            return batched_mean(one, meta, episodes, chunk_size)
+        return mean_in_order(meta, run(one, split_tasks(episodes)))
 
     return meta_gradient
 
@@ -85,49 +101,53 @@ def query_loss(
     way: int,
     loss: Loss = weighted_cross_entropy,
     step_weights: Sequence[float] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Adapt to one episode's support set and answer its queries.
+) -> Judged:
+    """Adapt to one episode's support set and answer its queries, after the last inner step or after each with a weight.
 
-    Returns:
-        The loss to differentiate and the accuracy after the last step, both scalars.
+    Raises:
+        RecipeError: there are more or fewer weights than inner steps.
     """
     query = episode.query
     if step_weights is None:
-        task = learner.adapt(meta, episode.support, way=way)
-        logits = learner.predict(meta, task, query.inputs, query.weights)
-        return loss(logits, query), accuracy(logits.detach(), query)
-    trajectory = list(learner.trajectory(meta, episode.support, way=way))[1:]
-    if len(trajectory) != len(step_weights):
-        raise RecipeError(
-            f"meta_gradient.step_weights has {len(step_weights)} weights, the learner takes {len(trajectory)} inner "
-            "steps: give one weight for each step"
-        )
-    answers = [
-        learner.predict(meta, task, query.inputs, query.weights)
-        for task, weight in zip(trajectory, step_weights, strict=True)
-        if weight != 0
-    ]
-    nonzero = [weight for weight in step_weights if weight != 0]
-    total = torch.stack([weight * loss(logits, query) for weight, logits in zip(nonzero, answers, strict=True)]).sum()
-    return total, accuracy(answers[-1].detach(), query)
+        # Not of the trajectory: where no graph holds them, adapt frees the weights of earlier steps.
+        taken = learner.steps if isinstance(learner, GradientLearner) else 0
+        points = [(taken, 1.0, learner.adapt(meta, episode.support, way=way))]
+    else:
+        _, *path = learner.trajectory(meta, episode.support, way=way)
+        if len(path) != len(step_weights):
+            raise RecipeError(
+                f"meta_gradient.step_weights has {len(step_weights)} weights, the learner takes {len(path)} inner "
+                "steps: give one weight for each step"
+            )
+        numbered = enumerate(zip(step_weights, path, strict=True), start=1)
+        points = [(taken, weight, task) for taken, (weight, task) in numbered if weight != 0]
+    losses: list[Tensor] = []
+    counted: dict[int, Params] = {}
+    for taken, weight, task in points:
+        logits, moments = answer_counting(learner, meta, task, query, taken=taken)
+        losses.append(weight * loss(logits, query) if weight != 1 else loss(logits, query))
+        counted |= moments
+    return Judged(torch.stack(losses).sum(), accuracy(logits.detach(), query), counted)
 
 
-def _one(task_loss: TaskLoss, meta: MetaParams, episode: Episode) -> tuple[tuple[Tensor, ...], Metrics]:
+def _alone(
+    task_loss: TaskLoss, meta: MetaParams, momentum: float, episode: Episode
+) -> tuple[tuple[Tensor, ...], Metrics]:
     leaves = [tensor.detach().requires_grad_() for tensor in trained_tensors(meta)]
-    value, right = task_loss(with_tensors(meta, leaves), episode)
+    value, right, counted = task_loss(with_tensors(meta, leaves), episode)
     grads = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
-    return grads, Metrics(value.detach(), right)
+    moved = displacement(meta.stats, counted, momentum=momentum)
+    return (*grads, *moved.values()), Metrics(value.detach(), right)
 
 
-def _batched(
-    task_loss: TaskLoss, meta: MetaParams, episodes: Episode, chunk_size: int | None
-) -> tuple[MetaParams, Metrics]:
+def _in_a_batch(
+    task_loss: TaskLoss, meta: MetaParams, momentum: float, episode: Episode
+) -> tuple[tuple[Tensor, ...], Metrics]:
     # The outer gradient stands inside vmap: outside, rules of some fused kernels lose second-order terms silently.
-    def one(episode: Episode) -> tuple[list[Tensor], Metrics]:
-        def value_of(tensors: list[Tensor]) -> tuple[Tensor, Tensor]:
-            return task_loss(with_tensors(meta, tensors), episode)
+    def value_of(tensors: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Counted]]:
+        value, right, counted = task_loss(with_tensors(meta, tensors), episode)
+        return value, (right, counted)
 
-        grads, (value, right) = torch.func.grad_and_value(value_of, has_aux=True)(trained_tensors(meta))
-        return grads, Metrics(value, right)
-
-    return batched_mean(one, meta, episodes, chunk_size)
+    grads, (value, (right, counted)) = torch.func.grad_and_value(value_of, has_aux=True)(trained_tensors(meta))
+    moved = displacement(meta.stats, counted, momentum=momentum)
+    return (*grads, *moved.values()), Metrics(value, right)
