@@ -82,7 +82,7 @@ setup: $(VENV)/.dev ## install what the tests need, system packages too where ap
 constraints: $(VENV)/.dev ## pin in constraints.txt what .venv holds now
 	@{ sed -n '/^#/p' constraints.txt; \
 		{ $(BIN)/python -m pip freeze --all --exclude-editable | sed 's/+.*//' | grep -v '^pip=='; \
-		  grep -E '^(editables|hatchling|trove-classifiers)==' constraints.txt; } | LC_ALL=C sort -fu; } > constraints.new
+		  grep -E '^(editables|hatchling|onnxruntime-gpu|trove-classifiers)==' constraints.txt; } | LC_ALL=C sort -fu; } > constraints.new
 	@mv constraints.new constraints.txt
 
 prove-dockerfile: ## build the image without a container engine, start it, teach it, stop it (needs root and Debian; CONTRIBUTING tells how)

@@ -15,7 +15,7 @@ from kshot_models.registry import build_learner
 from kshot_models.tree import prefixed, under
 from kshot_models.types import Learner, MetaParams, Params
 
-__all__ = ["LoadedLearner", "load", "meta_from_arrays", "meta_to_arrays", "normalise", "resolve"]
+__all__ = ["LoadedLearner", "from_artifact", "load", "meta_from_arrays", "meta_to_arrays", "normalise", "resolve"]
 
 _PARTS = ("init/", "inner/", "stats/")
 
@@ -66,7 +66,9 @@ def load(
     return from_artifact(load_artifact(resolve(name_or_folder)), device=device, dtype=dtype)
 
 
-def from_artifact(artifact: Artifact, *, device: str | torch.device, dtype: torch.dtype) -> LoadedLearner:
+def from_artifact(
+    artifact: Artifact, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> LoadedLearner:
     """Build the learner of an artifact that is in memory."""
     learner = build_learner(artifact.manifest.learner, artifact.manifest.input)
     meta = meta_from_arrays(

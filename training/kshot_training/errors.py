@@ -6,7 +6,7 @@
     ├── WarmStartError          `init_from` names meta-parameters that do not fit the learner
     ├── NonFiniteError          loss, gradient or meta-parameter became NaN or infinite
     ├── EpisodeError            an evaluation asked for episodes that the data cannot give
-
+    ├── OnnxNotSupported        a learner or an operation of it has no ONNX graph
     └── DataError               see kshot_training/data/errors.py
 
 Errors of artifacts live in `kshot_models.errors`.
@@ -35,6 +35,10 @@ class WarmStartError(TrainingError):
 
 class EpisodeError(TrainingError):
     """The episodes asked for do not fit the learner or the data."""
+
+
+class OnnxNotSupported(TrainingError):  # noqa: N818 - reads as the state it names, like the tree of kshot_models
+    """The learner, or an operation of it, cannot be written as an ONNX graph."""
 
 
 class NonFiniteError(TrainingError):

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from kshot_models.costs import measure_costs
 from kshot_models.errors import WayUnsupported
 from kshot_models.load import normalise
 from kshot_models.manifest import Component, LearnerSpec, Limits
 from kshot_models.types import Examples
 from kshot_server.engine.executors.base import AdaptedWeights, Executor, Queries, ServedModel
-from kshot_server.engine.executors.costs import measure_costs
 from kshot_server.engine.executors.cpu import CpuExecutor
 from kshot_server.engine.executors.cuda import CudaExecutor, padded_size
 from kshot_server.engine.executors.results import probabilities

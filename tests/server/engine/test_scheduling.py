@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kshot_models.costs import measure_costs
 from kshot_server.engine.engine import Engine
 from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
-from kshot_server.engine.executors.costs import measure_costs
 from kshot_server.engine.executors.cpu import CpuExecutor
 from kshot_server.engine.executors.cuda import CudaExecutor
 from kshot_server.engine.requests import Adapted, Classified, Failed, NeedsSupport, Outcome, Support

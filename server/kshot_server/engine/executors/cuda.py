@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import vmap
 
+from kshot_models.costs import measure_costs
 from kshot_models.load import LoadedLearner, normalise
 from kshot_models.manifest import Limits
 from kshot_models.tree import meta_map
 from kshot_models.types import Examples, Params
 from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
-from kshot_server.engine.executors.costs import measure_costs
 from kshot_server.engine.executors.results import DIVERGED, probabilities
 from kshot_server.engine.requests import Failed, Support
 
