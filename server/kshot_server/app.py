@@ -4,7 +4,8 @@
           ├─ engine 0..n  spawned; the only ones that import torch
           └─ API 0..m     forked; uvicorn, gateway.py
 
-    SIGTERM, SIGINT ─▶ phase DRAINING   /readyz is 503; after the drain delay, API processes finish and end
+    SIGTERM, SIGINT ─▶ phase LEAVING    /readyz is 503, all else is served, for the drain delay
+                    ─▶ phase DRAINING   new requests are 503; API processes finish theirs and end (draining.py)
                     ─▶ phase DRAINED    engines end, the manager ends, exit 0
 
 The main process never imports torch, so it can fork. Everything private of LitServe that we touch is in this file and
@@ -29,6 +30,7 @@ from fastapi import FastAPI
 from litserve import LitServer
 
 from kshot_server.auth import ApiKeys
+from kshot_server.draining import end_when_drained
 from kshot_server.engine.repository import ModelRepository
 from kshot_server.engine_line import EngineLine
 from kshot_server.fleet import Fleet
@@ -41,7 +43,11 @@ from kshot_server.settings import Settings
 from kshot_server.shared_state import Phase, SharedState
 from kshot_server.worker import EngineAPI, EngineOptions
 
-__all__ = ["StartFailed", "serve"]
+__all__ = ["KEEP_ALIVE_SECONDS", "StartFailed", "serve"]
+
+# Longer than clients keep an idle connection (our own 4 s, httpx 5 s, our nginx 4 s), so that they are who closes it
+# and none sends a request into one that is being closed.
+KEEP_ALIVE_SECONDS = 10
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.1
@@ -86,16 +92,20 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
         self.app.router.routes.clear()  # its own /, /health, /info, /docs
         self.app.user_middleware.clear()  # compressing answers on the event loop; a proxy does that better
         parts = Parts(models, keys, store, self._fleet, self._state, CollectorRegistry())
-        self._metrics = mount(self.app, settings, parts).metrics
+        self._mounted = mount(self.app, settings, parts)
 
     def _state(self) -> str:
-        if self.shared.phase is not Phase.SERVING:
-            return "draining"
-        return "ready" if self._fleet.ready else "starting"
+        match self.shared.phase:
+            case Phase.SERVING:
+                return "ready" if self._fleet.ready else "starting"
+            case Phase.LEAVING:
+                return "leaving"
+            case _:
+                return "draining"
 
     def _on_engine_death(self, pid: int) -> None:
         _log.warning("engine process %d died", pid)
-        self._metrics.engine_died()
+        self._mounted.metrics.engine_died()
         forget_process(pid)
 
     # -- the API process ---------------------------------------------------------------------------------------------
@@ -106,6 +116,7 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
         configure_logs(self._settings.log_level, self._settings.log_format)
         async with super().lifespan(app):
             self._fleet.start()
+            end_when_drained(self.shared, lambda: self._mounted.admission.in_flight)
             try:
                 yield
             finally:
@@ -136,7 +147,7 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
                 _log.error("an API process died; the server ends")
                 self.crashed = True
                 break
-        self.shared.phase = Phase.DRAINING
+        self.shared.phase = Phase.LEAVING
         if not self.crashed:
             _log.info("draining")
             time.sleep(self._settings.drain_delay)
@@ -201,9 +212,7 @@ def serve(
             access_log=False,
             log_config=None,
             server_header=False,
-            # Longer than clients keep an idle connection (httpx 5 s, our nginx 4 s), so that they are who closes it and
-            # none sends a request into one that is being closed.
-            timeout_keep_alive=10,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
     except _Stopped:
         pass

@@ -1,17 +1,21 @@
 """What every request to /v1 passes: key, rate, permit, deadline, body. A refusal costs nothing of what comes after it.
 
-tenant_of ─▶ rate ─▶ permit ─▶ deadline ─┬▶ read the body, up to its limit ─▶ work ─▶ answer
-  401        429      503        504     └─ client hangs up: the work is cancelled
+key ─▶ parameters ─▶ draining? ─▶ rate ─▶ permit ─▶ deadline ─┬▶ read the body, up to its limit ─▶ work ─▶ answer
+401       422           503       429      503        504     └─ client hangs up: the work is cancelled
+
+Key and deadline are dependencies of the router, which FastAPI asks before it looks at a route's parameters: who has no
+key is told that and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
-from fastapi import Header, Security
+from fastapi import Depends, Header, Security, params
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -26,14 +30,14 @@ from kshot_server.errors import InputError
 from kshot_server.faults import Fault
 from kshot_server.metrics import HttpMetrics
 
-__all__ = ["Gate", "Key", "Timeout"]
+__all__ = ["Gate"]
 
 _SMALL_BODY_BYTES = 16 * 1024
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="Authorization: Bearer KEY")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="header", description="X-API-Key: KEY")
 
-Timeout = Annotated[
+_Timeout = Annotated[
     float | None,
     Header(
         alias="X-Timeout-Seconds",
@@ -44,17 +48,6 @@ Timeout = Annotated[
 ]
 
 
-async def _key(
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
-    header: Annotated[str | None, Security(_header)],
-) -> str | None:
-    return bearer.credentials if bearer is not None else header
-
-
-Key = Annotated[str | None, Security(_key)]
-"""The key as it was sent, in either way."""
-
-
 class Gate:
     """Lets requests through.
 
@@ -62,6 +55,7 @@ class Gate:
         keys: who may ask.
         rates: how often.
         admission: how many at once.
+        draining: whether the server has begun to end, so that new requests are refused.
         decoder: the threads that parse bodies.
         metrics: where refusals are counted.
         timeout: longest time that a request may take, in seconds.
@@ -75,6 +69,7 @@ class Gate:
         keys: ApiKeys,
         rates: RateLimiter,
         admission: Admission,
+        draining: Callable[[], bool],
         decoder: Decoder,
         metrics: HttpMetrics,
         timeout: float,
@@ -84,32 +79,55 @@ class Gate:
         self._keys = keys
         self._rates = rates
         self._admission = admission
+        self._draining = draining
         self._decoder = decoder
         self._metrics = metrics
         self._timeout = timeout
         self._max_body_bytes = max_body_bytes
         self._max_pixels = max_pixels
 
-    async def run(
-        self, request: Request, key: str | None, timeout: float | None, work: Callable[[Call], Awaitable[Response]]
-    ) -> Response:
-        """Answer a request with `work`, or refuse it.
+    @property
+    def dependencies(self) -> list[params.Depends]:
+        """What the router of the gated routes depends on, in this order."""
+        return [Security(self._authenticate), Depends(self._read_timeout)]
+
+    async def _authenticate(
+        self,
+        request: Request,
+        bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+        header: Annotated[str | None, Security(_header)],
+    ) -> None:
+        request.state.tenant = self._tenant_of(bearer.credentials if bearer is not None else header)
+
+    async def _read_timeout(self, request: Request, timeout: _Timeout = None) -> None:
+        request.state.timeout_seconds = min(timeout or self._timeout, self._timeout)
+
+    async def run(self, request: Request, work: Callable[[Call], Awaitable[Response]]) -> Response:
+        """Answer a request, whose key and timeout were read as `dependencies`, with `work`; or refuse it.
 
         Raises:
-            InputError: `unauthorized`, or what `work` finds wrong.
-            Fault: `rate_limited`, `overloaded`, `deadline_exceeded`, or what `work` cannot do.
+            InputError: what `work` finds wrong.
+            Fault: `draining`, `rate_limited`, `overloaded`, `deadline_exceeded`, or what `work` cannot do.
             ClientGone: the client hung up.
         """
-        tenant = request.state.tenant = self._tenant_of(key)
-        try:
-            self._rates.take(tenant)
-            permit = self._admission.permit()
-            with permit:
-                return await self._in_time(request, tenant, min(timeout or self._timeout, self._timeout), work)
-        except Fault as fault:
-            if fault.code in {"rate_limited", "overloaded"}:
+        with contextlib.ExitStack() as held:
+            try:
+                self._refuse_while_draining()
+                self._rates.take(request.state.tenant)
+                held.enter_context(self._admission.permit())
+            except Fault as fault:
                 self._metrics.rejected(fault.code)
-            raise
+                raise
+            return await self._in_time(request, work)
+
+    def _refuse_while_draining(self) -> None:
+        if self._draining():
+            raise Fault(
+                "draining",
+                "This server is shutting down and takes no new requests.",
+                action="Send the request again: another replica, or the next server, will answer.",
+                retry_after=1,
+            )
 
     def _tenant_of(self, key: str | None) -> str:
         tenant = self._keys.tenant_of(key)
@@ -122,10 +140,9 @@ class Gate:
             )
         return tenant
 
-    async def _in_time(
-        self, request: Request, tenant: str, seconds: float, work: Callable[[Call], Awaitable[Response]]
-    ) -> Response:
-        call = Call(tenant, time.time() + seconds)
+    async def _in_time(self, request: Request, work: Callable[[Call], Awaitable[Response]]) -> Response:
+        seconds: float = request.state.timeout_seconds
+        call = Call(request.state.tenant, time.time() + seconds)
         request.state.phases = call.phases
         self._metrics.in_flight(self._admission.in_flight)
         try:
@@ -143,12 +160,7 @@ class Gate:
             self._metrics.in_flight(self._admission.in_flight - 1)
 
     async def run_with_body(
-        self,
-        request: Request,
-        key: str | None,
-        timeout: float | None,
-        parts: tuple[str, ...],
-        work: Callable[[Call, Body], Awaitable[Response]],
+        self, request: Request, parts: tuple[str, ...], work: Callable[[Call, Body], Awaitable[Response]]
     ) -> Response:
         """As `run`, for a route that takes a body of `parts` (support, queries).
 
@@ -165,7 +177,7 @@ class Gate:
             body = await self._body(request, wanted)
             return await _unless_gone(request, work(call, body))
 
-        return await self.run(request, key, timeout, read_and_work)
+        return await self.run(request, read_and_work)
 
     async def _body(self, request: Request, wanted: Wanted) -> Body:
         content_type = request.headers.get("content-type", "")

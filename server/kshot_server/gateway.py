@@ -52,7 +52,7 @@ def kshot_version() -> str:
 class Parts:
     """What the application is made of. The caller owns them and closes what must be closed.
 
-    `state` tells `ready`, `draining` or `starting`.
+    `state` tells `starting`, `ready`, `leaving` (not ready any more, still serving) or `draining` (refusing).
     """
 
     models: ModelRepository
@@ -68,12 +68,14 @@ class Mounted(NamedTuple):
 
     metrics: HttpMetrics
     decoder: Decoder
+    admission: Admission
 
 
 def mount(app: FastAPI, settings: Settings, parts: Parts) -> Mounted:
     """Put routes, handlers and middleware on an application that has none of its own."""
     decoder = Decoder(settings.decode_threads)
     metrics = HttpMetrics(parts.registry, kshot_version())
+    admission = Admission(settings.max_inflight)
     service = Service(
         models=parts.models,
         store=parts.store,
@@ -86,7 +88,8 @@ def mount(app: FastAPI, settings: Settings, parts: Parts) -> Mounted:
     gate = Gate(
         keys=parts.keys,
         rates=RateLimiter(settings.rate_limit),
-        admission=Admission(settings.max_inflight),
+        admission=admission,
+        draining=lambda: parts.state() == "draining",
         decoder=decoder,
         metrics=metrics,
         timeout=settings.timeout,
@@ -108,7 +111,7 @@ def mount(app: FastAPI, settings: Settings, parts: Parts) -> Mounted:
     app.router.redirect_slashes = False  # a redirected POST is sent twice, body and all
     install_handlers(app)
     app.add_middleware(Envelope, metrics=metrics)
-    return Mounted(metrics, decoder)
+    return Mounted(metrics, decoder, admission)
 
 
 def _add_documentation(app: FastAPI) -> None:

@@ -34,7 +34,7 @@ def operations_router(
     """The routes.
 
     Args:
-        state: `ready`, `draining` or `starting`, now.
+        state: as of `Parts`, now.
         metrics: what /metrics shows.
         refresh: called before it is shown, to bring gauges up to date.
         models: what the page lists.
@@ -70,7 +70,7 @@ def operations_router(
         It does not depend on the session store: while that is away, known sessions are still answered.
         """
         match state():
-            case "draining":
+            case "leaving" | "draining":
                 raise Fault("draining", "The server is shutting down; what is in work will be answered.", retry_after=5)
             case "starting":
                 raise Fault("engine_unavailable", "No engine is up yet.", retry_after=1)

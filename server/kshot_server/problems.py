@@ -164,6 +164,8 @@ async def _on_fault(request: Request, fault: Exception) -> JSONResponse:
         request.state.problem = "internal_error"
         return internal_problem(request_id_of(request))
     headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
+    if fault.code == "draining":
+        headers["Connection"] = "close"  # the next request shall find another replica
     return _tell(request, fault.code, fault.detail, action=fault.action, headers=headers)
 
 

@@ -148,7 +148,7 @@ class Settings:
     drain_delay: float = _setting(
         0.0,
         _bounded(float, 0, 600),
-        "after SIGTERM, how long to go on serving so that a load balancer sees /readyz turn 503",
+        "after SIGTERM, how long to go on serving so that a load balancer sees /readyz turn 503; then it refuses",
         "SECONDS",
     )
     log_level: str = _setting(

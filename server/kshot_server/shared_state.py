@@ -17,9 +17,11 @@ class Phase(IntEnum):
     """How far the server's life has come."""
 
     SERVING = 0
-    DRAINING = 1
-    """No longer ready, still answering."""
-    DRAINED = 2
+    LEAVING = 1
+    """No longer ready, so that load balancers look elsewhere; whoever comes is still served."""
+    DRAINING = 2
+    """Requests that come now are refused; those in work are answered."""
+    DRAINED = 3
     """The HTTP processes are gone; the engines may go too."""
 
 

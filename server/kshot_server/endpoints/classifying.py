@@ -18,7 +18,6 @@ from kshot_server.endpoints.documented import (
     answers,
 )
 from kshot_server.endpoints.wiring import Wiring
-from kshot_server.gate import Key, Timeout
 from kshot_server.metrics import HttpMetrics
 from kshot_server.openapi import request_body
 from kshot_server.schemas import ClassificationOut, ClassifyBody, ClassifyOnceBody
@@ -38,13 +37,13 @@ def add_classifying(router: APIRouter, wiring: Wiring) -> None:
         openapi_extra=request_body(ClassifyBody, support=False, queries=True),
         **answers(ClassificationOut, *READS_BODY, *READS_QUERIES, "session_not_found", "store_unavailable"),
     )
-    async def classify(request: Request, session: SessionId, key: Key = None, timeout: Timeout = None) -> Response:
+    async def classify(request: Request, session: SessionId) -> Response:
         """Classify images. An answer depends on the session and its own image, on nothing else in the request."""
 
         async def work(call: Call, body: Body) -> Response:
             return _classified(await service.classify(call, session, body), metrics)
 
-        return await gate.run_with_body(request, key, timeout, ("queries",), work)
+        return await gate.run_with_body(request, ("queries",), work)
 
     @router.post(
         "/models/{model}/classify",
@@ -54,13 +53,13 @@ def add_classifying(router: APIRouter, wiring: Wiring) -> None:
         openapi_extra=request_body(ClassifyOnceBody, support=True, queries=True),
         **answers(ClassificationOut, *READS_BODY, *READS_SUPPORT, *READS_QUERIES),
     )
-    async def classify_once(request: Request, model: ModelName, key: Key = None, timeout: Timeout = None) -> Response:
+    async def classify_once(request: Request, model: ModelName) -> Response:
         """Support set and queries together. The adapted weights are kept as after teaching: `session` names them."""
 
         async def work(call: Call, body: Body) -> Response:
             return _classified(await service.classify_once(call, model, body), metrics)
 
-        return await gate.run_with_body(request, key, timeout, ("support", "queries"), work)
+        return await gate.run_with_body(request, ("support", "queries"), work)
 
 
 def _classified(result: Classification, metrics: HttpMetrics) -> Response:

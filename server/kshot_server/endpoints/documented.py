@@ -21,6 +21,7 @@ ALWAYS = (
     "unauthorized",
     "rate_limited",
     "overloaded",
+    "draining",
     "deadline_exceeded",
     "internal_error",
     "invalid_parameter",
@@ -35,7 +36,6 @@ READS_BODY = (
     "unsupported_image",
     "invalid_tensor",
     "engine_unavailable",
-    "draining",
     "model_not_found",
 )
 READS_SUPPORT = (

@@ -10,7 +10,6 @@ from kshot_server.answers import json_response, model_json
 from kshot_server.calls import Call
 from kshot_server.endpoints.documented import ModelName, answers
 from kshot_server.endpoints.wiring import Wiring
-from kshot_server.gate import Key, Timeout
 from kshot_server.schemas import ModelListOut, ModelOut
 
 __all__ = ["add_models"]
@@ -23,13 +22,13 @@ def add_models(router: APIRouter, wiring: Wiring) -> None:
     @router.get(
         "/models", tags=["models"], summary="What is served", operation_id="list_models", **answers(ModelListOut)
     )
-    async def list_models(request: Request, key: Key = None, timeout: Timeout = None) -> Response:
+    async def list_models(request: Request) -> Response:
         """All models, each in its newest version: what images it takes, its limits, how well it was measured to do."""
 
         async def work(_call: Call) -> Response:
             return json_response({"models": [model_json(entry, versions) for entry, versions in service.list_models()]})
 
-        return await gate.run(request, key, timeout, work)
+        return await gate.run(request, work)
 
     @router.get(
         "/models/{model}",
@@ -38,10 +37,10 @@ def add_models(router: APIRouter, wiring: Wiring) -> None:
         operation_id="get_model",
         **answers(ModelOut, "model_not_found"),
     )
-    async def get_model(request: Request, model: ModelName, key: Key = None, timeout: Timeout = None) -> Response:
+    async def get_model(request: Request, model: ModelName) -> Response:
         """One model, in its newest version or the one asked for."""
 
         async def work(_call: Call) -> Response:
             return json_response(model_json(*service.find_model(model)))
 
-        return await gate.run(request, key, timeout, work)
+        return await gate.run(request, work)

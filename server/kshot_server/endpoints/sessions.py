@@ -12,7 +12,6 @@ from kshot_server.answers import json_response, session_json
 from kshot_server.calls import Call
 from kshot_server.endpoints.documented import ALWAYS, SessionId, answers
 from kshot_server.endpoints.wiring import Wiring
-from kshot_server.gate import Key, Timeout
 from kshot_server.openapi import problems
 from kshot_server.schemas import SessionListOut, SessionOut
 
@@ -35,8 +34,6 @@ def add_sessions(router: APIRouter, wiring: Wiring) -> None:
         limit: Annotated[int, Query(ge=1, le=1000, description="Most sessions of one page.")] = 50,
         cursor: Annotated[str | None, Query(max_length=256, description="`next_cursor` of the page before.")] = None,
         model: Annotated[str | None, Query(max_length=64, description="Only sessions of this model.")] = None,
-        key: Key = None,
-        timeout: Timeout = None,
     ) -> Response:
         """The sessions of this API key's tenant, newest first."""
 
@@ -45,7 +42,7 @@ def add_sessions(router: APIRouter, wiring: Wiring) -> None:
             sessions = [session_json(info, cached=True) for info in page.sessions]
             return json_response({"sessions": sessions, "next_cursor": page.next_cursor})
 
-        return await gate.run(request, key, timeout, work)
+        return await gate.run(request, work)
 
     @router.get(
         "/sessions/{session}",
@@ -54,13 +51,13 @@ def add_sessions(router: APIRouter, wiring: Wiring) -> None:
         operation_id="get_session",
         **answers(SessionOut, "session_not_found", "store_unavailable"),
     )
-    async def get_session(request: Request, session: SessionId, key: Key = None, timeout: Timeout = None) -> Response:
+    async def get_session(request: Request, session: SessionId) -> Response:
         """Look at a session. Looking is not using: it does not renew its life."""
 
         async def work(call: Call) -> Response:
             return json_response(session_json(await service.inspect(call, session), cached=True))
 
-        return await gate.run(request, key, timeout, work)
+        return await gate.run(request, work)
 
     @router.delete(
         "/sessions/{session}",
@@ -71,13 +68,11 @@ def add_sessions(router: APIRouter, wiring: Wiring) -> None:
         response_class=Response,
         responses=problems(*ALWAYS, "session_not_found", "store_unavailable"),
     )
-    async def delete_session(
-        request: Request, session: SessionId, key: Key = None, timeout: Timeout = None
-    ) -> Response:
+    async def delete_session(request: Request, session: SessionId) -> Response:
         """Forget a session and its support set."""
 
         async def work(call: Call) -> Response:
             await service.forget(call, session)
             return Response(status_code=204)
 
-        return await gate.run(request, key, timeout, work)
+        return await gate.run(request, work)

@@ -26,7 +26,7 @@ ROUTES = (
 
 def v1_router(service: Service, gate: Gate, metrics: HttpMetrics) -> APIRouter:
     """A router with every row of ROUTES."""
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", dependencies=gate.dependencies)
     for add in ROUTES:
         add(router, Wiring(service, gate, metrics))
     return router

@@ -14,7 +14,6 @@ from kshot_server.bodies import Body
 from kshot_server.calls import Call, Taught
 from kshot_server.endpoints.documented import READS_BODY, READS_SUPPORT, ModelName, SessionId, answers
 from kshot_server.endpoints.wiring import Wiring
-from kshot_server.gate import Key, Timeout
 from kshot_server.metrics import HttpMetrics
 from kshot_server.openapi import request_body
 from kshot_server.schemas import SessionOut, TeachBody
@@ -42,13 +41,13 @@ def add_teaching(router: APIRouter, wiring: Wiring) -> None:
         openapi_extra=request_body(TeachBody, support=True, queries=False),
         **documented,
     )
-    async def create_session(request: Request, model: ModelName, key: Key = None, timeout: Timeout = None) -> Response:
+    async def create_session(request: Request, model: ModelName) -> Response:
         """Adapt a model to a labelled support set. The same one, in any order, gives the same session: retry freely."""
 
         async def work(call: Call, body: Body) -> Response:
             return _taught(await service.teach(call, model, body), metrics)
 
-        return await gate.run_with_body(request, key, timeout, ("support",), work)
+        return await gate.run_with_body(request, ("support",), work)
 
     @router.post(
         "/sessions/{session}/support",
@@ -60,15 +59,13 @@ def add_teaching(router: APIRouter, wiring: Wiring) -> None:
             SessionOut, *READS_BODY, *READS_SUPPORT, "session_not_found", ok="It was known already.", also=created
         ),
     )
-    async def extend_session(
-        request: Request, session: SessionId, key: Key = None, timeout: Timeout = None
-    ) -> Response:
+    async def extend_session(request: Request, session: SessionId) -> Response:
         """Add images, of known or new labels. Sessions never change, so this answers a *new* session over the union."""
 
         async def work(call: Call, body: Body) -> Response:
             return _taught(await service.extend(call, session, body), metrics)
 
-        return await gate.run_with_body(request, key, timeout, ("support",), work)
+        return await gate.run_with_body(request, ("support",), work)
 
 
 def _taught(taught: Taught, metrics: HttpMetrics) -> Response:

@@ -179,14 +179,17 @@ def test_a_model_version_that_has_gone(
 
 def test_states_of_the_server(house: Callable[..., House]) -> None:
     built = house()
-    for state, status, code in (
-        ("starting", 503, "engine_unavailable"),
-        ("draining", 503, "draining"),
-        ("ready", 200, None),
+    for state, status, code, served in (
+        ("starting", 503, "engine_unavailable", 200),
+        ("leaving", 503, "draining", 200),
+        ("draining", 503, "draining", 503),
+        ("ready", 200, None, 200),
     ):
         built.state = state
-        ready, live = built.ask(("GET", "/readyz", None), ("GET", "/livez", None))
+        ready, live, models = built.ask(("GET", "/readyz", None), ("GET", "/livez", None), ("GET", "/v1/models", None))
         assert (ready.status_code, ready.json().get("code"), live.status_code) == (status, code, 200)
+        assert models.status_code == served
+    assert b'kshot_rejected_total{reason="draining"} 1.0' in built.mounted.metrics.render()
 
 
 # -- the framework -----------------------------------------------------------------------------------------------------

@@ -32,35 +32,51 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield opened
 
 
-@pytest.mark.parametrize("how", ["main", "group", "interrupt"])
+SIGNALS: dict[str, Callable[[Any], None]] = {
+    "main": lambda process: process.terminate(),
+    "group": lambda process: os.killpg(process.pid, signal.SIGTERM),  # systemd's default
+    "interrupt": lambda process: process.send_signal(signal.SIGINT),
+    "terminal": lambda process: os.killpg(process.pid, signal.SIGINT),  # Ctrl-C
+}
+
+
+@pytest.mark.parametrize("how", SIGNALS)
 def test_a_signal_drains(
     serve: Any, family: Any, pool: ThreadPoolExecutor, models: Path, bodies: Callable[..., Any], how: str
 ) -> None:
-    with serve("--models", str(models), "--drain-delay", "2", QUIET) as server:
+    """Who comes is refused in words, who is in work is answered, and then it ends."""
+    with serve("--models", str(models), QUIET) as server, httpx.Client(base_url=server.url, timeout=30) as client:
         processes = family(server)
         processes.engines[0].suspend()
         sent = post_all(pool, server.url, TEACH, [bodies(seed=i).json for i in range(4)])
-        match how:
-            case "main":
-                server.process.terminate()
-            case "group":  # systemd's default
-                os.killpg(server.process.pid, signal.SIGTERM)
-            case "interrupt":
-                server.process.send_signal(signal.SIGINT)
-        # A signal to the group makes uvicorn stop listening at once, so there is nobody to ask.
-        if how != "group":
-            until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503, 1.5)
-            problem = httpx.get(f"{server.url}/readyz")
-            assert problem.json()["code"] == "draining"
-            assert int(problem.headers["Retry-After"]) > 0
-            assert httpx.get(f"{server.url}/livez").status_code == 200
+        SIGNALS[how](server.process)
+        refused = None
+        for method, path, content in (
+            ("POST", TEACH, bodies(seed=9).json),
+            ("GET", "/v1/models", None),
+            ("GET", "/readyz", None),
+        ):
+            until(lambda m=method, p=path, c=content: client.request(m, p, json=c).status_code == 503)  # type: ignore[misc] # mypy cannot infer it
+            refused = client.request(method, path, json=content)
+            assert refused.json()["code"] == "draining"
+            assert int(refused.headers["Retry-After"]) > 0
+            assert refused.headers["Connection"] == "close"
+        assert client.get("/livez").status_code == 200
         server.process.send_signal(signal.SIGTERM)  # once more changes nothing
-        time.sleep(2.5)  # beyond the drain delay: the API process is waiting for its last requests
         assert server.process.poll() is None
         processes.engines[0].resume()
         assert [future.result().status_code for future in sent] == [201] * 4
         assert server.process.wait(60) == 0
-        processes.wait_until_gone(5)
+        processes.wait_until_gone(30)
+
+
+def test_until_the_drain_delay_is_over_it_serves(serve: Any, models: Path, bodies: Callable[..., Any]) -> None:
+    """Load balancers see /readyz, and those who do not look are answered all the same."""
+    with serve("--models", str(models), "--drain-delay", "600", QUIET) as server:
+        server.process.terminate()
+        until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
+        assert httpx.get(f"{server.url}/readyz").json()["code"] == "draining"
+        assert httpx.post(server.url + TEACH, json=bodies().json, timeout=30).status_code == 201
 
 
 def test_a_signal_while_it_starts_ends_it(models: Path, free_port: Callable[[], int], tmp_path: Path) -> None:

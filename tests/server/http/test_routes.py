@@ -245,6 +245,9 @@ def test_keys_are_needed_where_there_are_some(
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
         assert answer.headers["WWW-Authenticate"] == "Bearer"
         assert client.get("/v1/models", headers=headers).status_code == 401
+        # Nor is anything said of what else is wrong.
+        for path, wrong in (("/v1/sessions?limit=0", {}), ("/v1/models", {"X-Timeout-Seconds": "nan"})):
+            assert client.get(path, headers=headers | wrong).status_code == 401
     for path in ("/livez", "/readyz", "/metrics", "/", "/docs", "/openapi.json"):
         assert client.get(path).status_code == 200
     assert "tiny" not in client.get("/").text

@@ -12,6 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from kshot._settings import _IDLE_SECONDS
+from kshot_server.app import KEEP_ALIVE_SECONDS
+
 from .watching import metric, until
 
 TEACH = "/v1/models/tiny/sessions"
@@ -124,6 +127,38 @@ def test_pipelined_requests_are_answered_in_order(server: Any) -> None:
         while chunk := connection.recv(65_536):
             received += chunk
     assert re.findall(rb"HTTP/1\.1 (\d+)", received) == [b"200", b"404", b"200"]
+
+
+REFUSED_EARLY = {
+    "no content type": (head(f"POST {TEACH} HTTP/1.1", "Content-Length: 100000"), b"415"),
+    "no such path": (head("POST /nowhere HTTP/1.1", "Content-Length: 100000"), b"404"),
+    "wrong method": (head("POST /v1/models HTTP/1.1", "Content-Length: 100000"), b"405"),
+    "bad parameter": (head(f"POST {TEACH} HTTP/1.1", "X-Timeout-Seconds: nan", "Content-Length: 100000"), b"422"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_EARLY)
+def test_a_connection_goes_on_after_a_request_that_was_refused_unread(server: Any, name: str) -> None:
+    """The body that nobody read is not taken for the next request."""
+    request, status = REFUSED_EARLY[name]
+    body = b"GET /livez HTTP/1.1\r\n" * 10_000
+    get = head("GET /readyz HTTP/1.1", "Connection: close")
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(request + body[:100_000] + get)
+        received = b""
+        while chunk := connection.recv(65_536):
+            received += chunk
+    assert re.findall(rb"HTTP/1\.1 (\d+)", received) == [status, b"200"]
+
+
+def test_whoever_keeps_a_connection_closes_it_before_the_server_does() -> None:
+    nginx = Path(__file__).resolve().parents[3] / "server" / "deploy" / "nginx.conf"
+    upstream = [
+        int(s) for s in re.findall(r"keepalive \d+;[^}]*?keepalive_timeout (\d+)s;", nginx.read_text(encoding="utf-8"))
+    ]
+    assert upstream
+    assert max(*upstream, _IDLE_SECONDS) < KEEP_ALIVE_SECONDS
 
 
 def test_a_client_that_resets_in_the_middle_disturbs_nobody(server: Any, bodies: Callable[..., Any]) -> None:
