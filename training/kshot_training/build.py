@@ -47,6 +47,7 @@ def _through_adaptation(section: ThroughAdaptation, loss: Loss, workers: int) ->
             first_order=section.order == 1,
             step_weights=section.step_weights,
             norm_momentum=section.norm_momentum,
+            recompute=section.recompute,
             batching=section.batching,
             chunk_size=section.chunk_size,
             workers=workers,

@@ -98,8 +98,17 @@ class ThroughAdaptation(Section):
     order: Literal[1, 2] = 2
     step_weights: tuple[float, ...] | None = None
     norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # of norm = "per_step"
+    recompute: Annotated[int, Field(ge=0)] | None = None  # inner steps per segment that is computed again; 0: sqrt
     batching: Literal["loop", "vmap"] = "loop"
     chunk_size: Positive | None = None
+
+    @model_validator(mode="after")
+    def _recomputed_one_by_one(self) -> ThroughAdaptation:
+        if self.recompute is not None and (self.batching == "vmap" or self.step_weights is not None):
+            raise ValueError(
+                "`recompute` takes tasks one by one and keeps only the last step: batching = 'loop', no step_weights"
+            )
+        return self
 
 
 class Imaml(Section):

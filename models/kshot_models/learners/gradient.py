@@ -103,23 +103,49 @@ class GradientLearner:
         Yields:
             the fast weights and the inner optimizer's state, before the first step and after each.
         """
-        rule = self.inner.bind(meta.inner)
         fast, fixed = self.start(meta, support, way)
         present = present_classes(support, way)
         changing = {name: p for name, p in fast.items() if self.adapts(name)}
-        state = rule.init(changing)
+        state = self.inner.bind(meta.inner).init(changing)
         yield fast, state
         for taken, batch in enumerate(batches):
-            stays = gains_at(fixed, taken) if self.per_step_gains else fixed
-            at = tree_map(Tensor.detach, changing) if self.first_order else changing
-            around = tree_map(Tensor.detach, stays) if self.first_order else stays
-            objective = partial(self.support_loss, fixed=around, examples=batch, present=present)
-            grads, loss = grad_and_value(objective)(at)
-            if self.first_order:
-                grads, loss = tree_map(Tensor.detach, grads), loss.detach()
-            updates, state = rule.update(grads, state, changing, loss, objective=objective)
-            changing = tree_add(changing, updates)
+            changing, state = self.inner_step(meta.inner, changing, state, fixed, batch, present, taken=taken)
             yield {**fast, **changing}, state
+
+    def inner_step(
+        self,
+        phi: Params,
+        changing: Params,
+        state: State,
+        fixed: Params,
+        batch: Examples,
+        present: Tensor,
+        *,
+        taken: int,
+    ) -> tuple[Params, State]:
+        """One inner step.
+
+        Args:
+            phi: what the inner optimizer learned.
+            changing: the weights that adapt.
+            state: the inner optimizer's.
+            fixed: the weights that do not adapt, as `start` gives them.
+            batch: the examples of the step.
+            present: (way,) 1 for the classes of the support set.
+            taken: steps before this one.
+
+        Returns:
+            the weights and the state after it.
+        """
+        stays = gains_at(fixed, taken) if self.per_step_gains else fixed
+        at = tree_map(Tensor.detach, changing) if self.first_order else changing
+        around = tree_map(Tensor.detach, stays) if self.first_order else stays
+        objective = partial(self.support_loss, fixed=around, examples=batch, present=present)
+        grads, loss = grad_and_value(objective)(at)
+        if self.first_order:
+            grads, loss = tree_map(Tensor.detach, grads), loss.detach()
+        updates, state = self.inner.bind(phi).update(grads, state, changing, loss, objective=objective)
+        return tree_add(changing, updates), state
 
     def task_params(
         self, meta: MetaParams, fast: Params, support: Examples, *, way: int, taken: int | None = None

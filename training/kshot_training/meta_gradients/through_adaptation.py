@@ -26,6 +26,7 @@ from kshot_training.errors import RecipeError
 from kshot_training.meta_gradients.base import MetaGradient, Metrics
 from kshot_training.meta_gradients.counting import Counted, answer_counting, displacement
 from kshot_training.meta_gradients.first_order import first_order_form
+from kshot_training.meta_gradients.recomputed_adaptation import adapt_recomputed
 from kshot_training.meta_gradients.tasks import (
     Batching,
     accuracy,
@@ -56,6 +57,7 @@ def through_adaptation(
     first_order: bool = False,
     step_weights: Sequence[float] | None = None,
     norm_momentum: float = 0.1,
+    recompute: int | None = None,
     batching: Batching = "loop",
     chunk_size: int | None = None,
     workers: int = 1,
@@ -67,6 +69,8 @@ def through_adaptation(
         first_order: Drop the derivatives of the inner gradients.
         step_weights: w_1 ... w_n for the losses after each inner step; None is the loss after the last one.
         norm_momentum: The share of new moments in the running ones, of learners that count them.
+        recompute: Keep only what stands between segments of so many inner steps, 0 for ceil(sqrt(steps)); None keeps
+            all. With "loop" and without step weights.
         batching: "loop" takes one task at a time: least memory, and fastest on CPUs. "vmap" takes them as one
             computation.
         chunk_size: With "vmap", at most so many tasks at once.
@@ -83,7 +87,7 @@ def through_adaptation(
         learner = first_order_form(learner) if first_order else learner
 
         def task_loss(params: MetaParams, episode: Episode) -> Judged:
-            return query_loss(learner, params, episode, way=way, loss=loss, step_weights=weights)
+            return query_loss(learner, params, episode, way=way, loss=loss, step_weights=weights, recompute=recompute)
 
         one = partial(_alone if batching == "loop" else _in_a_batch, task_loss, meta, norm_momentum)
         if batching == "vmap":
@@ -101,17 +105,21 @@ def query_loss(
     way: int,
     loss: Loss = weighted_cross_entropy,
     step_weights: Sequence[float] | None = None,
+    recompute: int | None = None,
 ) -> Judged:
     """Adapt to one episode's support set and answer its queries, after the last inner step or after each with a weight.
 
     Raises:
-        RecipeError: there are more or fewer weights than inner steps.
+        RecipeError: there are more or fewer weights than inner steps, or weights for steps that are not kept.
     """
     query = episode.query
+    if recompute is not None and step_weights is not None:
+        raise RecipeError("meta_gradient.recompute keeps no step but the last: leave out the weights of the others")
     if step_weights is None:
         # Not of the trajectory: where no graph holds them, adapt frees the weights of earlier steps.
         taken = learner.steps if isinstance(learner, GradientLearner) else 0
-        points = [(taken, 1.0, learner.adapt(meta, episode.support, way=way))]
+        adapt = learner.adapt if recompute is None else partial(adapt_recomputed, learner, length=recompute or None)
+        points = [(taken, 1.0, adapt(meta, episode.support, way=way))]
     else:
         _, *path = learner.trajectory(meta, episode.support, way=way)
         if len(path) != len(step_weights):
