@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from kshot_models.artifact import list_artifacts, load_artifact, version_order
-from kshot_models.errors import ModelError
+from kshot_models.errors import ModelError, NotALearner
 from kshot_models.manifest import CLASSIFIERS, Manifest
 
 if TYPE_CHECKING:  # these need torch, which a process that only reads manifests does without
@@ -169,6 +169,8 @@ class ModelRepository:
         refused = None
         try:
             artifact = load_artifact(folder)
+        except NotALearner as error:
+            refused = Refused(folder, "no_classifier", str(error))
         except ModelError as error:
             refused = Refused(folder, "broken", str(error))
         else:
@@ -185,7 +187,9 @@ class ModelRepository:
                 reason = f"a learner of type {manifest.learner.type!r} gives no classes to answer with"
                 refused = Refused(folder, "no_classifier", reason)
         if refused is not None:
-            _log.warning("model %s is not served: %s", folder, refused.reason)
+            # What is no classifier is in order, only not for a server: an optimizer among the shipped models, say.
+            level = logging.INFO if refused.code == "no_classifier" else logging.WARNING
+            _log.log(level, "model %s is not served: %s", folder, refused.reason)
             return refused
         _log.info("model %s@%s found in %s", manifest.name, manifest.version, folder)
         return ModelEntry(manifest, artifact.digest, folder)
