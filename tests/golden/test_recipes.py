@@ -38,6 +38,7 @@ GOLDEN = {
     "glyphs-fomaml": Golden(0.45, 0.12),
     "glyphs-lslr": Golden(0.45, 0.15),
     "glyphs-maml": Golden(0.45, 0.12),
+    "glyphs-mamlpp": Golden(0.40, 0.15),
     "glyphs-meta-sgd": Golden(0.38, 0.12),
     "glyphs-proto-maml": Golden(0.65, 0.10),
     "glyphs-protonet": Golden(0.65, 0.12),

@@ -97,6 +97,9 @@ class ThroughAdaptation(Section):
     type: Literal["through_adaptation"]
     order: Literal[1, 2] = 2
     step_weights: tuple[float, ...] | None = None
+    multi_step_until: Annotated[int, Field(ge=0)] = 0  # outer steps with a loss after each inner step; schedules.py
+    multi_step_epoch: Positive = 1  # outer steps in which its weights stand still
+    first_order_until: Annotated[int, Field(ge=0)] = 0  # outer steps before second derivatives are taken
     norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # of norm = "per_step"
     recompute: Annotated[int, Field(ge=0)] | None = None  # inner steps per segment that is computed again; 0: sqrt
     batching: Literal["loop", "vmap"] = "loop"
@@ -104,10 +107,21 @@ class ThroughAdaptation(Section):
 
     @model_validator(mode="after")
     def _recomputed_one_by_one(self) -> ThroughAdaptation:
-        if self.recompute is not None and (self.batching == "vmap" or self.step_weights is not None):
+        if self.recompute is not None and (
+            self.batching == "vmap" or self.step_weights is not None or self.multi_step_until
+        ):
             raise ValueError(
-                "`recompute` takes tasks one by one and keeps only the last step: batching = 'loop', no step_weights"
+                "`recompute` takes tasks one by one and keeps only the last step: batching = 'loop', no step_weights "
+                "and no multi_step_until"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_annealing(self) -> ThroughAdaptation:
+        if self.multi_step_until and self.step_weights is not None:
+            raise ValueError("step_weights stand still, multi_step_until anneals them: give one of the two")
+        if self.first_order_until and self.order == 1:
+            raise ValueError("first_order_until is for order = 2; order = 1 never takes second derivatives")
         return self
 
 

@@ -23,6 +23,8 @@ CASES: dict[str, dict[str, Any]] = {
     "meta-sgd": {"inner": [{"type": "meta_sgd", "rate": 0.2}]},
     "lstm": {"inner": [{"type": "lstm", "hidden": (5, 4), "scale": 0.1}]},
     "meta-learner lstm": {"inner": [{"type": "meta_learner_lstm", "hidden": 5, "input_bias": (-1.5, -1.0)}]},
+    "anil": {"adapt": ("head.*",)},
+    "boil": {"adapt": ("body.*",)},
     "group": {"norm": "group", "network": {"type": "conv4", "channels": (4, 4), "norm_groups": 2}},
     "mamlpp": {"norm": "per_step", "per_step_gains": True},
     "protonet": {"type": "prototype", "head": {"type": "prototype"}, "inner": [], "steps": 0},

@@ -32,6 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
     "meta-learner lstm": {"inner": [{"type": "meta_learner_lstm", "hidden": 5, "input_bias": (-1.5, -1.0)}]},
     "linear rule": {"inner": [{"type": "linear_rule", "rate": 0.3}]},
     "anil": {"adapt": ("head.*",)},
+    "boil": {"adapt": ("body.*",), "head": {"type": "linear", "way": WAY}},
     "group norm": {"norm": "group", "network": {"type": "conv4", "channels": (4, 4), "norm_groups": 2}},
     "per-step gains": {"inner": [{"type": "lslr", "rate": 0.2, "steps": 2}], "per_step_gains": True},
     "mamlpp": {"norm": "per_step", "per_step_gains": True, "head": {"type": "linear", "way": WAY}},
