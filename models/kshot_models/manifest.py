@@ -52,7 +52,7 @@ __all__ = [
 FORMAT = 1
 
 # Learners whose outputs are logits of classes; the others are for training and research only.
-CLASSIFIERS = frozenset({"gradient", "prototype", "ridge"})
+CLASSIFIERS = frozenset({"gradient", "matching", "prototype", "ridge", "snail"})
 
 NormMode = Literal["support", "transductive", "per_step", "group", "none"]
 ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]

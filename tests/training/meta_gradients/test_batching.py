@@ -29,6 +29,25 @@ CASES: dict[str, dict[str, Any]] = {
     "mamlpp": {"norm": "per_step", "per_step_gains": True},
     "protonet": {"type": "prototype", "head": {"type": "prototype"}, "inner": [], "steps": 0},
     "ridge": {"type": "ridge", "head": {"type": "ridge"}, "inner": [], "steps": 0},
+    "matching": {
+        "type": "matching",
+        "head": {"type": "matching", "full_context": True, "reads": 2},
+        "inner": [],
+        "steps": 0,
+    },
+    "snail": {
+        "type": "snail",
+        "head": {
+            "type": "snail",
+            "max_way": 5,
+            "max_length": 8,
+            "filters": 3,
+            "attention": [[4, 3], [3, 2]],
+            "orders": 2,
+        },
+        "inner": [],
+        "steps": 0,
+    },
 }
 Result = tuple[MetaParams, Metrics]
 
@@ -77,7 +96,10 @@ def pad(examples: Examples, count: int) -> Examples:
     return Examples(inputs, targets, torch.cat([examples.weights, torch.zeros(tasks, count).double()], 1))
 
 
-@pytest.mark.parametrize("name", ["maml", "proto-maml", "lslr", "transductive", "mamlpp", "protonet", "ridge"])
+PADDED = ["maml", "proto-maml", "lslr", "transductive", "mamlpp", "protonet", "ridge", "matching", "snail"]
+
+
+@pytest.mark.parametrize("name", PADDED)
 def test_padding_changes_nothing(name: str, make_case: Callable[..., Any], make_episodes: Callable[..., Any]) -> None:
     learner, meta = make_case(**CASES[name])
     episodes = make_episodes(way=WAY)

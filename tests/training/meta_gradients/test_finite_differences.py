@@ -45,6 +45,26 @@ CASES: dict[str, dict[str, Any]] = {
         "inner": [],
         "steps": 0,
     },
+    "matching": {"type": "matching", "head": {"type": "matching"}, "inner": [], "steps": 0},
+    "matching, full context": {
+        "type": "matching",
+        "head": {"type": "matching", "full_context": True, "reads": 2, "orders": 2},
+        "inner": [],
+        "steps": 0,
+    },
+    "snail": {
+        "type": "snail",
+        "head": {
+            "type": "snail",
+            "max_way": 5,
+            "max_length": 8,
+            "filters": 3,
+            "attention": [[4, 3], [3, 2]],
+            "orders": 2,
+        },
+        "inner": [],
+        "steps": 0,
+    },
     "maml from a ridge head": {"head": {"type": "ridge", "regularizer": 2.0}},
 }
 
