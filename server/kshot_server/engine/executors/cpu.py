@@ -19,6 +19,7 @@ from torch import Tensor
 from kshot_models.costs import measure_costs
 from kshot_models.load import LoadedLearner, normalise
 from kshot_models.manifest import InputSpec, Limits
+from kshot_models.serving import serving
 from kshot_models.tree import meta_map
 from kshot_models.types import Examples
 from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
@@ -82,12 +83,12 @@ class CpuExecutor:
         del limits
         return Place(None, len(queries.inputs))
 
-    @torch.no_grad()
+    @serving()
     def adapt(self, model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:
         """See Executor."""
         return [_adapt(model, support) for support in supports]
 
-    @torch.no_grad()
+    @serving()
     def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
         """See Executor."""
         return [_predict(model, queries) for queries in batch]

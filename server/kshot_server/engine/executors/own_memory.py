@@ -1,6 +1,6 @@
 """Session weights in memory of their own, away from the heap on which the computation lives and dies.
 
-What lives long must not lie among what lives for a moment: a few hundred kilobytes that stay behind in each region where
+What lives long must not lie among what lives for a moment: some hundred kilobytes that stay behind in each region where
 an adaptation had its activations keep all of that region from being used again. 500 cached sessions of 0.5 MB held 4 GB
 that way, once support sets of several sizes came. Pages of their own also go back to the system when a session goes.
 """
