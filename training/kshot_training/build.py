@@ -83,7 +83,18 @@ def _imaml(section: Imaml, learner: LearnerSpec, workers: int) -> MetaGradientSc
 
 
 def _reptile(section: Reptile, learner: LearnerSpec, workers: int) -> MetaGradientSchedule:
-    return always(reptile(batch=section.batch, steps=section.steps, loss=build_loss(learner), workers=workers))
+    return always(
+        reptile(
+            batch=section.batch,
+            steps=section.steps,
+            direction=section.direction,
+            tail_shots=section.tail_shots,
+            batching=section.batching,
+            chunk_size=section.chunk_size,
+            loss=build_loss(learner),
+            workers=workers,
+        )
+    )
 
 
 def _joint(section: Joint, learner: LearnerSpec, workers: int) -> MetaGradientSchedule:

@@ -142,6 +142,16 @@ class Reptile(Section):
     type: Literal["reptile"]
     batch: Positive  # examples per inner step
     steps: Positive | None = None  # inner steps in training; None: those of the learner
+    direction: Literal["all", "last"] = "all"  # along all inner steps, or the last alone: FOMAML
+    tail_shots: Positive | None = None  # of "last": examples per class that only the last step takes
+    batching: Literal["loop", "vmap"] = "loop"
+    chunk_size: Positive | None = None
+
+    @model_validator(mode="after")
+    def _tail_of_the_last_step(self) -> Reptile:
+        if self.tail_shots is not None and self.direction != "last":
+            raise ValueError("tail_shots are the examples of the last step: set direction = 'last'")
+        return self
 
 
 class Joint(Section):
@@ -282,6 +292,19 @@ class Recipe(Section):
             raise ValueError(
                 f"meta_gradient.strength is {self.meta_gradient.strength}, that of learner.inner {strength}: "
                 "one inner problem has one strength"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _carried_moments_move_by_themselves(self) -> Recipe:
+        outer = self.outer
+        plain = outer.optimizer == "sgd" and not outer.momentum and outer.learning_rate <= 1
+        if plain or not isinstance(self.meta_gradient, Reptile) or not self.learner.inner:
+            return self
+        if build_inner_optimizer(self.learner.inner).carries:
+            raise ValueError(
+                "what an inner optimizer carries from task to task (carry_moments) is averaged by plain outer steps: "
+                "use outer.optimizer = 'sgd' with a learning_rate of at most 1 and no momentum, or carry nothing"
             )
         return self
 

@@ -89,6 +89,9 @@ def test_every_problem_is_told_with_its_key() -> None:
     assert "meta_gradient" in message
 
 
+CARRYING = {"type": "adam", "rate": 0.01, "carry_moments": True}
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
@@ -103,6 +106,20 @@ def test_every_problem_is_told_with_its_key() -> None:
         (
             {"meta_gradient": {"type": "through_adaptation", "order": 1, "first_order_until": 3}},
             "never takes second derivatives",
+        ),
+        ({"meta_gradient": {"type": "reptile", "batch": 2, "tail_shots": 1}}, "set direction = 'last'"),
+        (
+            {"meta_gradient": {"type": "reptile", "batch": 2}, "learner.inner": [CARRYING]},
+            "averaged by plain outer steps",
+        ),
+        (
+            {
+                "meta_gradient": {"type": "reptile", "batch": 2},
+                "learner.inner": [CARRYING],
+                "outer.optimizer": "sgd",
+                "outer.momentum": 0.9,
+            },
+            "averaged by plain outer steps",
         ),
         ({"validation": None}, "needs a \\[validation\\] section"),
     ],
