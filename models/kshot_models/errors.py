@@ -5,8 +5,6 @@ ModelError
 │   ├── ArtifactNotFound      no such folder or name
 │   ├── ManifestInvalid       manifest.json is missing, no JSON, or not of the schema
 │   ├── FormatUnsupported     written by a newer kshot
-│   ├── NotALearner           it is a learned optimizer, which adapts to no support set
-│   ├── NotAnOptimizer        it has no update rule that fits any parameters
 │   ├── FileMissing           the manifest names a file that is not there
 │   ├── DigestMismatch        a file's bytes are not those that the manifest vouches for
 │   ├── TensorsUnreadable     the tensor file is no valid safetensors
@@ -14,7 +12,8 @@ ModelError
 │   ├── TensorUnexpected      the file holds a tensor that the learner does not know
 │   ├── TensorShapeMismatch   a tensor has another shape than the learner's
 │   ├── TensorDtypeUnsupported
-│   └── TensorNotFinite       a tensor holds NaN or infinity
+│   ├── TensorNotFinite       a tensor holds NaN or infinity
+│   └── GraphInvalid          an ONNX graph takes or gives something else than onnx_files.py says
 ├── SpecInvalid               a learner specification names an unknown component or option
 └── WayUnsupported            the head of this learner cannot answer for that many classes
 """
@@ -27,10 +26,9 @@ __all__ = [
     "DigestMismatch",
     "FileMissing",
     "FormatUnsupported",
+    "GraphInvalid",
     "ManifestInvalid",
     "ModelError",
-    "NotALearner",
-    "NotAnOptimizer",
     "SpecInvalid",
     "TensorDtypeUnsupported",
     "TensorMissing",
@@ -60,14 +58,6 @@ class ManifestInvalid(ArtifactError):  # noqa: N818 - as above
 
 class FormatUnsupported(ArtifactError):  # noqa: N818 - as above
     """The artifact was written in a format that this version does not read."""
-
-
-class NotALearner(ArtifactError):  # noqa: N818 - as above
-    """The artifact is a learned optimizer: there is nothing to adapt, to predict or to serve."""
-
-
-class NotAnOptimizer(ArtifactError):  # noqa: N818 - as above
-    """The artifact has no update rule, or one that is bound to the weights that it was learned with."""
 
 
 class FileMissing(ArtifactError):  # noqa: N818 - as above
@@ -100,6 +90,10 @@ class TensorDtypeUnsupported(ArtifactError):  # noqa: N818 - as above
 
 class TensorNotFinite(ArtifactError):  # noqa: N818 - as above
     """A tensor holds NaN or infinity."""
+
+
+class GraphInvalid(ArtifactError):  # noqa: N818 - as above
+    """An ONNX graph does not take or give what a graph of its name has to."""
 
 
 class SpecInvalid(ModelError):  # noqa: N818 - as above

@@ -170,6 +170,7 @@ def _options(settings: Settings, device: str) -> EngineOptions:
         folders=settings.models,
         allow_transductive=settings.allow_transductive,
         device=device,
+        runtime=settings.runtime,
         cache_bytes=settings.cache_bytes,
         max_wait_ms=settings.max_wait_ms,
         max_pending=settings.max_inflight * settings.api_servers * 2,

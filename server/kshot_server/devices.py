@@ -1,4 +1,4 @@
-"""Which devices to run engines on, found out without torch: the main process must never touch CUDA before it forks."""
+"""Which devices to run engines on, found out without torch: the main process must not touch CUDA before it forks."""
 
 from __future__ import annotations
 
@@ -10,25 +10,46 @@ from pathlib import Path
 
 from kshot_server.settings import SettingError
 
-__all__ = ["devices_of"]
+__all__ = ["devices_of", "require_runtime"]
 
 _DEVICE = re.compile(r"cpu|cuda|cuda:\d{1,3}")
 _NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
-def devices_of(setting: str, environment: Mapping[str, str], gpus: Path = _NVIDIA_GPUS) -> tuple[str, ...]:
+_EXTRAS = {"torch": "torch", "onnxruntime": "onnx"}
+
+
+def require_runtime(runtime: str) -> None:
+    """See that the package of `--runtime` is installed, before processes are started that need it.
+
+    Raises:
+        SettingError: it is not.
+    """
+    if importlib.util.find_spec(runtime) is None:
+        others = " or ".join(f"--runtime {name}" for name in _EXTRAS if name != runtime)
+        raise SettingError(
+            f"--runtime {runtime}: expected the package {runtime}, which is not installed: "
+            f"pip install 'kshot[{_EXTRAS[runtime]}]', or serve with {others}"
+        )
+
+
+def devices_of(
+    setting: str, environment: Mapping[str, str], gpus: Path = _NVIDIA_GPUS, *, runtime: str = "torch"
+) -> tuple[str, ...]:
     """The devices of `--device`, one for each engine process.
 
     Args:
-        setting: `auto` (every visible GPU if torch can use them, else the CPU) or devices separated by commas.
+        setting: `auto` (every visible GPU if the runtime can use them, else the CPU) or devices separated by commas.
         environment: normally `os.environ`; CUDA_VISIBLE_DEVICES counts.
         gpus: the folder in which the driver lists its GPUs.
+        runtime: `torch` or `onnxruntime`.
 
     Raises:
         SettingError: not a device, or one of them twice.
     """
     if setting == "auto":
-        count = _visible_gpus(environment, gpus) if _torch_uses_cuda() else 0
+        uses_cuda = _torch_uses_cuda() if runtime == "torch" else _onnxruntime_uses_cuda()
+        count = _visible_gpus(environment, gpus) if uses_cuda else 0
         return tuple(f"cuda:{i}" for i in range(count)) or ("cpu",)
     devices = tuple(part.strip() for part in setting.split(","))
     if not all(_DEVICE.fullmatch(device) for device in devices) or len(set(devices)) != len(devices):
@@ -46,6 +67,14 @@ def _visible_gpus(environment: Mapping[str, str], gpus: Path) -> int:
     # CUDA stops at the first entry that is no device; -1 and the empty string are the usual ways to say "none".
     listed = [part for part in visible.split(",") if part.strip() and not part.strip().startswith("-")]
     return min(present, len(listed))
+
+
+def _onnxruntime_uses_cuda() -> bool:
+    """Whether the installed onnxruntime has the library of its CUDA provider, as the package onnxruntime-gpu does."""
+    package = importlib.util.find_spec("onnxruntime")
+    if package is None or package.origin is None:
+        return False
+    return (Path(package.origin).parent / "capi" / "libonnxruntime_providers_cuda.so").is_file()
 
 
 def _torch_uses_cuda() -> bool:

@@ -132,6 +132,12 @@ class Settings:
         2_592_000, _bounded(int, 1, 31_536_000), "longest life that a request may ask for", "SECONDS"
     )
     device: str = _setting("auto", str, "auto, cpu, cuda, or cuda:0,cuda:1; one engine process for each", "DEVICE")
+    runtime: str = _setting(
+        "torch",
+        _one_of("torch", "onnxruntime"),
+        "torch, or onnxruntime: without torch, for models that `kshot export --onnx` wrote",
+        "NAME",
+    )
     cache_bytes: int = _setting(256 * _MIB, _bounded(int, 0, 1 << 50), "adapted weights kept on each device", "BYTES")
     max_wait_ms: float = _setting(
         2.0, _bounded(float, 0, 1000), "longest wait for companions in a batch, in milliseconds", "MS"

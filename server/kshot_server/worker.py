@@ -42,6 +42,7 @@ class EngineOptions:
     folders: tuple[Path, ...]
     allow_transductive: bool
     device: str
+    runtime: str
     cache_bytes: int
     max_wait_ms: float
     max_pending: int
@@ -88,13 +89,18 @@ class EngineAPI(LitAPI):  # type: ignore[misc] # LitServe is untyped
         self._answer_signals()
         end_with_parent(os.getppid())
         begun = time.perf_counter()
-        # Here and not above: it brings in torch, which only this process may import.
+        # Here and not above: it brings in the runtime, which only this process may import.
         from kshot_server.engine.engine import Engine  # noqa: PLC0415 - see the line above
 
-        models = ModelRepository(options.folders, allow_transductive=options.allow_transductive)
+        models = ModelRepository(
+            options.folders,
+            allow_transductive=options.allow_transductive,
+            need_graphs=options.runtime == "onnxruntime",
+        )
         engine = Engine(
             models,
             device=options.device,
+            runtime=options.runtime,
             cache_bytes=options.cache_bytes,
             max_wait_ms=options.max_wait_ms,
             max_pending=options.max_pending,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kshot_models.types import Params
 
-__all__ = ["GradientTransformation", "InnerOptimizer", "Objective", "State", "Update", "carry_nothing", "stateless"]
+__all__ = ["GradientTransformation", "InnerOptimizer", "Objective", "State", "Update", "stateless"]
 
 State: TypeAlias = Any
 Objective: TypeAlias = Callable[[Params], Tensor]
@@ -54,8 +54,7 @@ class GradientTransformation(NamedTuple):
     update: Update
 
 
-def carry_nothing(phi: Params, state: State) -> Params:
-    """What is learned stays as it is, whatever an adaptation came to."""
+def _carry_nothing(phi: Params, state: State) -> Params:
     del state
     return phi
 
@@ -71,14 +70,9 @@ class InnerOptimizer(NamedTuple):
 
     init: Callable[[Params, torch.Generator], Params]
     bind: Callable[[Params], GradientTransformation]
-    carry: Callable[[Params, State], Params] = carry_nothing
+    carry: Callable[[Params, State], Params] = _carry_nothing
     strength: float | None = None
     stands_alone: bool = False  # it does not look at what a link before it made of the gradients
-
-    @property
-    def carries(self) -> bool:
-        """Whether `carry` hands something on from one adaptation to the next."""
-        return self.carry is not carry_nothing
 
 
 def stateless(update: Callable[[Params], Params]) -> GradientTransformation:

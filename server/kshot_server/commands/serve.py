@@ -53,15 +53,16 @@ def _serve(settings: Settings) -> int:
     from kshot_models.artifact import zoo_folder  # noqa: PLC0415 - as above
     from kshot_server.app import StartFailed, serve  # noqa: PLC0415 - as above
     from kshot_server.auth import load_api_keys  # noqa: PLC0415 - as above
-    from kshot_server.devices import devices_of  # noqa: PLC0415 - as above
+    from kshot_server.devices import devices_of, require_runtime  # noqa: PLC0415 - as above
     from kshot_server.engine.repository import ModelRepository  # noqa: PLC0415 - as above
     from kshot_server.sessions.errors import StoreNotUsable  # noqa: PLC0415 - as above
     from kshot_server.sessions.stores.table import StoreSettings, open_store  # noqa: PLC0415 - as above
 
     settings = replace(settings, models=settings.models or (zoo_folder(),))
     try:
+        require_runtime(settings.runtime)
         keys = load_api_keys(settings.api_keys, os.environ)
-        devices = devices_of(settings.device, os.environ)
+        devices = devices_of(settings.device, os.environ, runtime=settings.runtime)
         store = open_store(
             settings.store,
             StoreSettings(
@@ -72,7 +73,11 @@ def _serve(settings: Settings) -> int:
         )
     except (SettingError, StoreNotUsable) as error:
         return _refuse(str(error), 2)
-    models = ModelRepository(settings.models, allow_transductive=settings.allow_transductive)
+    models = ModelRepository(
+        settings.models,
+        allow_transductive=settings.allow_transductive,
+        need_graphs=settings.runtime == "onnxruntime",
+    )
     if not models.list():
         return _refuse(_no_models(settings, models), 1)
     names = ", ".join(f"{entry.name}@{entry.version}" for entry in models.list())

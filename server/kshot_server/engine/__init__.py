@@ -1,1 +1,1 @@
-"""The engine: adapts and predicts for many sessions at once. No HTTP here; torch comes in with the first executor."""
+"""The engine: adapts and predicts for many sessions at once. No HTTP here; the runtime comes in with an executor."""

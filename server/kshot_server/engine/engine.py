@@ -41,19 +41,30 @@ def _cuda(device: str) -> Executor:
     return CudaExecutor(device)
 
 
-EXECUTORS: Mapping[str, Callable[[str], Executor]] = {"cpu": _cpu, "cuda": _cuda}
+def _onnx(device: str) -> Executor:
+    from kshot_server.engine.executors.onnx_runtime import OnnxExecutor  # noqa: PLC0415 - brings in onnxruntime
+
+    return OnnxExecutor(device)
 
 
-def executor_for(device: str) -> Executor:
-    """The executor of `cpu`, `cuda` or `cuda:N`.
+EXECUTORS: Mapping[str, Mapping[str, Callable[[str], Executor]]] = {
+    "torch": {"cpu": _cpu, "cuda": _cuda},
+    "onnxruntime": {"cpu": _onnx, "cuda": _onnx},
+}
+
+
+def executor_for(device: str, runtime: str = "torch") -> Executor:
+    """The executor of a runtime for `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        ValueError: there is none for that device.
+        ValueError: there is none for that device, or no such runtime.
     """
-    kind = device.partition(":")[0]
-    if kind not in EXECUTORS:
-        raise ValueError(f"expected a device of {', '.join(EXECUTORS)} (cuda:N for one of several), got {device!r}")
-    return EXECUTORS[kind](device)
+    if runtime not in EXECUTORS:
+        raise ValueError(f"expected a runtime of {', '.join(EXECUTORS)}, got {runtime!r}")
+    kinds, kind = EXECUTORS[runtime], device.partition(":")[0]
+    if kind not in kinds:
+        raise ValueError(f"expected a device of {', '.join(kinds)} (cuda:N for one of several), got {device!r}")
+    return kinds[kind](device)
 
 
 class Engine:
@@ -64,6 +75,7 @@ class Engine:
     Args:
         models: where models come from.
         device: `cpu`, `cuda` or `cuda:N`.
+        runtime: `torch` or `onnxruntime`.
         cache_bytes: adapted weights that are kept, least recently used first out.
         max_wait_ms: how long work may wait for company when others are at work.
         max_pending: requests taken on and not yet answered; more are answered `overloaded` at once.
@@ -75,13 +87,14 @@ class Engine:
         models: ModelSource,
         *,
         device: str = "cpu",
+        runtime: str = "torch",
         cache_bytes: int = 1 << 30,
         max_wait_ms: float = 2.0,
         max_pending: int = 1024,
         executor: Executor | None = None,
     ) -> None:
         self._models = models
-        self._executor = executor_for(device) if executor is None else executor
+        self._executor = executor_for(device, runtime) if executor is None else executor
         self._served = ServedModels(models, self._executor)
         self._cache: WeightCache[AdaptedWeights] = WeightCache(cache_bytes)
         self._stats = EngineStats()

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from kshot_models.artifact import list_artifacts, load_artifact, version_order
-from kshot_models.errors import ModelError, NotALearner
+from kshot_models.artifact import Artifact, list_artifacts, load_artifact, version_order
+from kshot_models.errors import ModelError
 from kshot_models.manifest import CLASSIFIERS, Manifest
+from kshot_models.onnx_files import ADAPT, PREDICT
 
 if TYPE_CHECKING:  # these need torch, which a process that only reads manifests does without
     import torch
@@ -60,7 +61,10 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class Refused:
-    """An artifact that is not served, and why: `code` is `broken`, `transductive_refused` or `no_classifier`."""
+    """An artifact that is not served.
+
+    `code` says why: `broken`, `transductive_refused`, `no_classifier` or `no_graphs`.
+    """
 
     folder: Path
     code: str
@@ -73,14 +77,21 @@ class ModelRepository:
     Args:
         folders: model repositories; one that does not exist yet is looked for again at each scan.
         allow_transductive: serve models whose answers depend on the other queries of a request.
+        need_graphs: serve only models that have ONNX graphs, as the runtime is ONNX Runtime.
         rescan_seconds: how old a scan may be before `find` and `list` look at the folders again.
     """
 
     def __init__(
-        self, folders: Sequence[Path], *, allow_transductive: bool = False, rescan_seconds: float = 1.0
+        self,
+        folders: Sequence[Path],
+        *,
+        allow_transductive: bool = False,
+        need_graphs: bool = False,
+        rescan_seconds: float = 1.0,
     ) -> None:
         self._folders = tuple(Path(f) for f in folders)
         self._allow_transductive = allow_transductive
+        self._need_graphs = need_graphs
         self._rescan_seconds = rescan_seconds
         self._lock = threading.Lock()
         self._read: dict[Path, tuple[Signature, ModelEntry | Refused]] = {}
@@ -142,6 +153,18 @@ class ModelRepository:
             raise ModelNotFound(digest)
         return loaded
 
+    def artifact(self, digest: str) -> Artifact:
+        """The verified files of a digest.
+
+        Raises:
+            ModelNotFound: the artifact is unknown, or its folder now holds other bytes.
+            ArtifactError: its files are broken.
+        """
+        artifact = load_artifact(self.at(digest).folder)
+        if artifact.digest != digest:
+            raise ModelNotFound(digest)
+        return artifact
+
     def _current(self, *, force: bool = False) -> dict[str, dict[str, ModelEntry]]:
         with self._lock:
             if force or time.monotonic() - self._scanned_at >= self._rescan_seconds:
@@ -169,8 +192,6 @@ class ModelRepository:
         refused = None
         try:
             artifact = load_artifact(folder)
-        except NotALearner as error:
-            refused = Refused(folder, "no_classifier", str(error))
         except ModelError as error:
             refused = Refused(folder, "broken", str(error))
         else:
@@ -186,10 +207,11 @@ class ModelRepository:
             elif manifest.learner.type not in CLASSIFIERS:
                 reason = f"a learner of type {manifest.learner.type!r} gives no classes to answer with"
                 refused = Refused(folder, "no_classifier", reason)
+            elif self._need_graphs and not {ADAPT, PREDICT} <= manifest.files.keys():
+                reason = "it has no ONNX graphs; `kshot export FOLDER --onnx` writes a copy that has them"
+                refused = Refused(folder, "no_graphs", reason)
         if refused is not None:
-            # What is no classifier is in order, only not for a server: an optimizer among the shipped models, say.
-            level = logging.INFO if refused.code == "no_classifier" else logging.WARNING
-            _log.log(level, "model %s is not served: %s", folder, refused.reason)
+            _log.warning("model %s is not served: %s", folder, refused.reason)
             return refused
         _log.info("model %s@%s found in %s", manifest.name, manifest.version, folder)
         return ModelEntry(manifest, artifact.digest, folder)

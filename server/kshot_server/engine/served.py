@@ -6,6 +6,7 @@ import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING, Protocol
 
+from kshot_models.artifact import Artifact
 from kshot_server.engine.executors.base import Executor, ServedModel
 from kshot_server.engine.repository import ModelEntry
 
@@ -27,7 +28,11 @@ class ModelSource(Protocol):
         ...
 
     def load(self, digest: str, *, device: str) -> LoadedLearner:
-        """Build a model; raises ModelNotFound or ModelError."""
+        """Build a model with torch; raises ModelNotFound or ModelError."""
+        ...
+
+    def artifact(self, digest: str) -> Artifact:
+        """The verified files of a model, without torch; raises ModelNotFound or ModelError."""
         ...
 
 
@@ -51,7 +56,7 @@ class ServedModels:
             return model
         with self._locks[digest]:
             if digest not in self._ready:
-                self._ready[digest] = self._executor.prepare(self._source.load(digest, device=self._executor.device))
+                self._ready[digest] = self._executor.open(self._source, digest)
             return self._ready[digest]
 
     def example_flops(self, op: str, digest: str) -> float:

@@ -137,13 +137,12 @@ def test_weights_count_their_bytes_and_outlive_their_batch(
 ) -> None:
     model = prepared(executor, models, "gradient")
     weights = executor.adapt(model, [make_task(i).support for i in range(4)])
+    sizes = {each.size_bytes for each in weights if isinstance(each, AdaptedWeights)}
     # conv 8x1x3x3 and 8x8x3x3, norms 4x8, head 5x(72+1), moments 4x8, present 5
-    least = 4 * (72 + 576 + 32 + 365 + 32 + 5)
-    for each in weights:
-        assert isinstance(each, AdaptedWeights)
-        tensors = [each.values] if isinstance(executor, CudaExecutor) else list(each.values.values())
-        assert {tensor.untyped_storage().nbytes() for tensor in tensors} == {each.size_bytes}
-        assert least <= each.size_bytes <= least + 64 * len(tensors)
+    assert sizes == {4 * (72 + 576 + 32 + 365 + 32 + 5)}
+    if isinstance(executor, CudaExecutor):
+        assert isinstance(weights[0], AdaptedWeights)
+        assert weights[0].values.untyped_storage().nbytes() == weights[0].size_bytes
 
 
 def test_divergence_is_answered_to_the_one_that_diverged(
@@ -180,16 +179,16 @@ def test_steps_that_explode_are_a_divergence_of_that_task_alone(
 
 def test_logits_that_are_not_finite_are_a_divergence() -> None:
     for bad in (float("nan"), float("inf"), float("-inf")):
-        failed = probabilities(torch.tensor([[0.0, 1.0], [bad, 0.0]]), 1.0)
+        failed = probabilities(np.float32([[0, 1], [bad, 0]]), 1.0)
         assert isinstance(failed, Failed)
         assert failed.code == "adaptation_diverged"
 
 
 def test_probabilities_are_the_calibrated_softmax() -> None:
-    result = probabilities(torch.tensor([[0.0, 2.0]]), 2.0)
+    result = probabilities(np.float32([[0, 2]]), 2.0)
     assert not isinstance(result, Failed)
     np.testing.assert_allclose(result, [[1 / (1 + np.e), np.e / (1 + np.e)]], rtol=1e-6)
-    extreme = probabilities(torch.tensor([[-3e38, 3e38]]), 1e-3)
+    extreme = probabilities(np.float32([[-3e38, 3e38]]), 1e-3)
     assert not isinstance(extreme, Failed)
     np.testing.assert_array_equal(extreme, [[0, 1]])
 

@@ -85,6 +85,11 @@ class Lowering:
             return self.graph.constant(list(sizes))
         return self.graph.node("Concat", *map(self.size, sizes), axis=0)
 
+    def range(self, start: Any, end: Any, step: Any) -> str:
+        """start, start + step, ...; each a number, an open size or a value of shape (1,)."""
+        ends = [each if isinstance(each, str) else self.size(each) for each in (start, end, step)]
+        return self.graph.node("Range", *(self.graph.node("Reshape", each, self.shape([])) for each in ends))
+
     def reshape(self, value: str, sizes: Sequence[Any]) -> str:
         """A value in another shape. One open size is left to the runtime to find out."""
         unknown = [i for i, size in enumerate(sizes) if isinstance(size, Node) or size == -1]

@@ -1,4 +1,5 @@
-"""The table from aten operations to ONNX: what arithmetic, reductions and layers become. Shapes are in shaping.py.
+"""The table from aten operations to ONNX: what arithmetic, reductions and layers become. Shapes are in shaping.py,
+gradients in backward.py.
 
 A row is given the work so far and the node of the FX graph, and answers the value that the node became.
 """
@@ -14,6 +15,7 @@ import torch
 from torch.fx import Node
 
 from kshot_training.errors import OnnxNotSupported
+from kshot_training.onnx_graphs.backward import BACKWARD
 from kshot_training.onnx_graphs.lowering import Lowering, Value, positional
 from kshot_training.onnx_graphs.shaping import SHAPING
 
@@ -115,18 +117,21 @@ def _max_pool(work: Lowering, node: Node) -> tuple[str, str]:
     return values, places
 
 
-def _max_pool_backward(work: Lowering, node: Node) -> str:
-    """The gradient goes back to where the maximum came from: of equal ones the first, as in torch."""
-    grad, inputs, kernel, stride, *_, places = positional(node)
-    if list(stride or kernel) != list(kernel):
-        raise OnnxNotSupported("max-pooling with overlapping windows has no ONNX row")
-    shape = work.graph.node("Shape", work.tensor(inputs))
-    count = work.graph.node("Size", work.tensor(inputs))
-    zeros = work.graph.node(
-        "Expand", work.tensor(0.0, _dtype(node)), work.graph.node("Reshape", count, work.shape([1]))
-    )
-    flat = [work.graph.node("Reshape", work.tensor(each), work.shape([-1])) for each in (places, grad)]
-    return work.graph.node("Reshape", work.graph.node("ScatterElements", zeros, *flat, axis=0), shape)
+def _masked_fill(work: Lowering, node: Node) -> str:
+    value, mask, fill = positional(node)
+    return work.graph.node("Where", work.tensor(mask), work.tensor(fill, _dtype(node)), work.tensor(value))
+
+
+def _sum_of_products(work: Lowering, node: Node) -> str:
+    """addcmul: base + left * right, without factors."""
+    if node.kwargs:
+        raise OnnxNotSupported(f"{node.target} with {dict(node.kwargs)} has no ONNX row")
+    base, left, right = map(work.tensor, positional(node))
+    return work.graph.node("Add", base, work.graph.node("Mul", left, right))
+
+
+def _dot(work: Lowering, node: Node) -> str:
+    return work.graph.node("ReduceSum", work.graph.node("Mul", *map(work.tensor, positional(node))), keepdims=0)
 
 
 def _item(work: Lowering, node: Node) -> str:
@@ -207,11 +212,14 @@ ROWS: Mapping[Any, Row] = {
     aten.where.self: _where,
     aten.convolution.default: _convolution,
     aten.max_pool2d_with_indices.default: _max_pool,
-    aten.max_pool2d_with_indices_backward.default: _max_pool_backward,
+    aten.masked_fill.Scalar: _masked_fill,
+    aten.addcmul.default: _sum_of_products,
+    aten.dot.default: _dot,
     aten.clone.default: _same,
     aten.alias.default: _same,
     aten.detach.default: _same,
     aten.lift_fresh_copy.default: _same,
     operator.getitem: _item,
     **SHAPING,
+    **BACKWARD,
 }

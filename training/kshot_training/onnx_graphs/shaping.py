@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.fx import Node
 
+from kshot_training.errors import OnnxNotSupported
 from kshot_training.onnx_graphs.lowering import Lowering, numpy_dtype, positional
 
 __all__ = ["SHAPING"]
@@ -37,11 +38,10 @@ def _unsqueeze(work: Lowering, node: Node) -> str:
 
 def _squeeze(work: Lowering, node: Node) -> str:
     value, axes = positional(node)
-    # The in-place form is one view changing its own shape; who else reads that view would read another shape.
-    assert isinstance(value, Node)
-    assert len(value.users) == 1 or node.target is not aten.squeeze_.dim
     axes = [axes] if isinstance(axes, int) else list(axes)
-    before = node.meta["val"].ndim + len(axes)
+    before = value.meta["val"].ndim
+    if before - _rank(node) != len(axes):  # an axis of another size than 1 stays
+        raise OnnxNotSupported("squeezing axes of which some are not 1 has no ONNX row")
     return work.graph.node("Squeeze", work.tensor(value), work.graph.constant([axis % before for axis in axes]))
 
 
@@ -120,10 +120,16 @@ def _scalar(work: Lowering, node: Node) -> str:
 
 
 def _arange(work: Lowering, node: Node) -> str:
-    start, end, step = positional(node, 1)
-    scalar = work.shape([])
-    ends = [work.graph.node("Reshape", work.size(each), scalar) for each in (start, end, step)]
-    return work.graph.node("Range", *ends)
+    start, end, step = (0, *node.args, 1) if node.target is aten.arange.default else positional(node, 1)
+    return work.range(start, end, step)
+
+
+def _ones(work: Lowering, node: Node) -> str:
+    return _filled(work, node, 1, work.graph.node("Shape", work.tensor(node.args[0])))
+
+
+def _transpose(work: Lowering, node: Node) -> str:
+    return work.graph.node("Transpose", work.tensor(node.args[0]), perm=[1, 0])
 
 
 SHAPING: Mapping[Any, Callable[[Lowering, Node], str]] = {
@@ -133,8 +139,8 @@ SHAPING: Mapping[Any, Callable[[Lowering, Node], str]] = {
     aten.unsqueeze.default: _unsqueeze,
     aten.squeeze.dim: _squeeze,
     aten.squeeze.dims: _squeeze,
-    aten.squeeze_.dim: _squeeze,
     aten.permute.default: _permute,
+    aten.t.default: _transpose,
     aten.expand.default: _expand,
     aten.select.int: _select,
     aten.slice.Tensor: _slice,
@@ -146,5 +152,7 @@ SHAPING: Mapping[Any, Callable[[Lowering, Node], str]] = {
     aten.full.default: _full,
     aten.full_like.default: _full_like,
     aten.scalar_tensor.default: _scalar,
+    aten.ones_like.default: _ones,
+    aten.arange.default: _arange,
     aten.arange.start_step: _arange,
 }

@@ -16,7 +16,6 @@ from torch.fx import GraphModule
 from kshot_models.load import LoadedLearner, meta_from_arrays, meta_to_arrays, normalise
 from kshot_models.onnx_files import CLASSES, LOGITS, PIXELS, TARGETS, WEIGHTS
 from kshot_models.types import Examples, MetaParams, Params
-from kshot_training.onnx_graphs.decompositions import decompositions
 
 __all__ = ["Traced", "shape_of", "trace_adapt", "trace_predict"]
 
@@ -140,6 +139,6 @@ def _trace(function: Callable[..., Any], arguments: Mapping[str, Tensor], open_s
             shape = [symbols[axes[i]] if i in axes else size for i, size in enumerate(values.shape)]
             given.append(torch.empty(shape, dtype=values.dtype))
     with torch.no_grad():
-        module = make_fx(function, decomposition_table=decompositions(), tracing_mode="symbolic")(*given)
+        module = make_fx(function, tracing_mode="symbolic")(*given)
     module.graph.eliminate_dead_code()
     return module

@@ -16,19 +16,21 @@ from numpy.typing import NDArray
 from kshot_models.manifest import Limits, Manifest
 from kshot_server.engine.requests import Failed, Support
 
-if TYPE_CHECKING:  # these need torch, and this file is read by processes that compute nothing
-    from kshot_models.load import LoadedLearner
-    from kshot_models.types import Learner, MetaParams
+if TYPE_CHECKING:  # which imports this file
+    from kshot_server.engine.served import ModelSource
 
 __all__ = ["AdaptedWeights", "Executor", "Place", "Queries", "ServedModel"]
 
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """A learner on an executor's device, with what one example costs it."""
+    """A learner on an executor's device, with what one example costs it.
 
-    learner: Learner
-    meta_params: MetaParams
+    `learner` and `meta_params` are in the form that the executor runs; opaque to everything else.
+    """
+
+    learner: Any
+    meta_params: Any
     manifest: Manifest
     digest: str
     fixed_way: int | None  # the only way that the head answers for; None: any
@@ -80,8 +82,13 @@ class Executor(Protocol):
         """Called once by each thread that will compute."""
         ...
 
-    def prepare(self, loaded: LoadedLearner) -> ServedModel:
-        """Make a loaded learner ready."""
+    def open(self, models: ModelSource, digest: str) -> ServedModel:
+        """Make a model ready.
+
+        Raises:
+            ModelNotFound: there is no such artifact (any more).
+            ModelError: it cannot be built, or not for this executor.
+        """
         ...
 
     def place_support(self, support: Support, limits: Limits) -> Place:

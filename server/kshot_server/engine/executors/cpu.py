@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,13 +20,14 @@ from torch import Tensor
 from kshot_models.costs import measure_costs
 from kshot_models.load import LoadedLearner, normalise
 from kshot_models.manifest import InputSpec, Limits
-from kshot_models.serving import serving
-from kshot_models.tree import meta_map
+from kshot_models.tree import meta_map, size_bytes
 from kshot_models.types import Examples
 from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
-from kshot_server.engine.executors.own_memory import in_own_memory
 from kshot_server.engine.executors.results import DIVERGED, probabilities
 from kshot_server.engine.requests import Failed, Support
+
+if TYPE_CHECKING:
+    from kshot_server.engine.served import ModelSource
 
 __all__ = ["CpuExecutor"]
 
@@ -61,7 +63,7 @@ class CpuExecutor:
         torch.set_flush_denormal(True)
 
     def prepare(self, loaded: LoadedLearner) -> ServedModel:
-        """See Executor."""
+        """Make a loaded learner ready."""
         costs = measure_costs(loaded, self.device)
         return ServedModel(
             loaded.learner,
@@ -73,6 +75,10 @@ class CpuExecutor:
             costs.predict,
         )
 
+    def open(self, models: ModelSource, digest: str) -> ServedModel:
+        """See Executor."""
+        return self.prepare(models.load(digest, device=self.device))
+
     def place_support(self, support: Support, limits: Limits) -> Place:
         """One bucket for all sizes, as nothing is padded."""
         del limits
@@ -83,12 +89,12 @@ class CpuExecutor:
         del limits
         return Place(None, len(queries.inputs))
 
-    @serving()
+    @torch.no_grad()
     def adapt(self, model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:
         """See Executor."""
         return [_adapt(model, support) for support in supports]
 
-    @serving()
+    @torch.no_grad()
     def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
         """See Executor."""
         return [_predict(model, queries) for queries in batch]
@@ -103,8 +109,7 @@ def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
     task = model.learner.adapt(model.meta_params, examples, way=model.fixed_way or support.way)
     if not all(values.isfinite().all() for values in task.values()):
         return DIVERGED
-    values, size = in_own_memory(task)
-    return AdaptedWeights(values, support.way, None, size)
+    return AdaptedWeights(task, support.way, None, size_bytes(task))
 
 
 def _predict(model: ServedModel, queries: Queries) -> NDArray[np.float32] | Failed:
@@ -115,7 +120,7 @@ def _predict(model: ServedModel, queries: Queries) -> NDArray[np.float32] | Fail
         model.learner.predict(model.meta_params, task, _to_inputs(chunk, model.manifest.input))
         for chunk in _chunks(queries.inputs, at_once)
     ]
-    return probabilities(torch.cat(logits)[:, :way], model.manifest.calibration.temperature)
+    return probabilities(torch.cat(logits)[:, :way].numpy(), model.manifest.calibration.temperature)
 
 
 def _chunks(inputs: NDArray[np.uint8], at_once: int) -> list[NDArray[np.uint8]]:

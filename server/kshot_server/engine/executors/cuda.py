@@ -8,7 +8,7 @@ gathered by one copy and a row can be freed by itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from kshot_models.types import Examples, Params
 from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
 from kshot_server.engine.executors.results import DIVERGED, probabilities
 from kshot_server.engine.requests import Failed, Support
+
+if TYPE_CHECKING:
+    from kshot_server.engine.served import ModelSource
 
 __all__ = ["CudaExecutor", "padded_size"]
 
@@ -50,12 +53,16 @@ class CudaExecutor:
         """Nothing to do: kernels are launched from any thread."""
 
     def prepare(self, loaded: LoadedLearner) -> ServedModel:
-        """See Executor."""
+        """Make a loaded learner ready."""
         costs = measure_costs(loaded, self.device)
         meta = meta_map(lambda values: values.to(self.device), loaded.meta_params)
         return ServedModel(
             loaded.learner, meta, loaded.manifest, loaded.digest, costs.fixed_way, costs.adapt, costs.predict
         )
+
+    def open(self, models: ModelSource, digest: str) -> ServedModel:
+        """See Executor."""
+        return self.prepare(models.load(digest, device=self.device))
 
     def place_support(self, support: Support, limits: Limits) -> Place:
         """Tasks whose way and size round up to the same wait together."""
@@ -75,7 +82,8 @@ class CudaExecutor:
         rows = padded_size(max(len(support.inputs) for support in supports), limits.max_support)
 
         def adapt_one(inputs: Tensor, targets: Tensor, weights: Tensor) -> Params:
-            return model.learner.adapt(model.meta_params, Examples(inputs, targets, weights), way=way)
+            task: Params = model.learner.adapt(model.meta_params, Examples(inputs, targets, weights), way=way)
+            return task
 
         task = vmap(adapt_one)(
             self._inputs(model, [support.inputs for support in supports], rows),
@@ -103,9 +111,10 @@ class CudaExecutor:
         weights = self._padded([np.ones(len(queries.inputs), np.float32) for queries in batch], rows)
 
         def predict_one(task: Params, inputs: Tensor, weights: Tensor) -> Tensor:
-            return model.learner.predict(model.meta_params, task, inputs, weights)
+            logits: Tensor = model.learner.predict(model.meta_params, task, inputs, weights)
+            return logits
 
-        logits = vmap(predict_one)(task, inputs, weights).to("cpu")  # (tasks, rows, padded way)
+        logits = vmap(predict_one)(task, inputs, weights).to("cpu", torch.float32).numpy()  # (tasks, rows, padded way)
         temperature = model.manifest.calibration.temperature
         return [
             probabilities(one[: len(queries.inputs), : queries.weights.way], temperature)

@@ -1,11 +1,9 @@
-"""From tensors to results: a task whose numbers are not finite has diverged, whatever the learner."""
+"""From logits to results: a task whose numbers are not finite has diverged, whatever the learner. No torch here."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kshot_server.engine.requests import Failed
 
@@ -18,12 +16,13 @@ DIVERGED = Failed(
 )
 
 
-def probabilities(logits: Tensor, temperature: float) -> NDArray[np.float32] | Failed:
-    """softmax(logits / temperature) of logits (q, way), the real classes alone, on the host."""
-    logits = logits.to("cpu", torch.float32)
-    if not logits.isfinite().all():
+def probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32] | Failed:
+    """softmax(logits / temperature) of logits (q, way), the real classes alone."""
+    if not np.isfinite(logits).all():
         return DIVERGED
-    # Shifted before it is divided: a small temperature must not overflow what the learner got right.
-    shifted = (logits - logits.amax(-1, keepdim=True)) / temperature
-    result: NDArray[np.float32] = shifted.softmax(-1).numpy()
+    with np.errstate(over="ignore"):  # a class that is that far behind has probability 0
+        # Shifted before it is divided: a small temperature must not overflow what the learner got right.
+        shifted = (logits - logits.max(-1, keepdims=True)) / np.float32(temperature)
+    unnormalised = np.exp(shifted)
+    result: NDArray[np.float32] = unnormalised / unnormalised.sum(-1, keepdims=True)
     return result

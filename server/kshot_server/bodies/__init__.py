@@ -1,1 +1,0 @@
-"""Request bodies: a file for each content type; table.py lists them."""

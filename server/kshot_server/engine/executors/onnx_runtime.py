@@ -1,0 +1,133 @@
+"""ONNX Runtime: the graphs that `kshot export --onnx` wrote, in a process without torch.
+
+Tasks run one by one, on a CPU as many side by side as there are cores, each on one core: sizes are open in the graphs,
+so nothing is padded and nobody waits for company. A batch of tasks cannot be one run: a convolution's number of groups,
+which would be that of the tasks, is no size of a tensor but part of the graph.
+
+A session's parameters are kept as one row on the host: one block of memory that comes and goes as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kshot_models.manifest import Limits
+from kshot_models.onnx_files import ADAPT, CLASSES, FIXED_WAY, PIXELS, PREDICT, TARGETS, WEIGHTS
+from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
+from kshot_server.engine.executors.onnx_graph import Arrays, Graph
+from kshot_server.engine.executors.results import DIVERGED, probabilities
+from kshot_server.engine.requests import Failed, Support
+
+if TYPE_CHECKING:
+    from kshot_server.engine.served import ModelSource
+
+__all__ = ["OnnxExecutor"]
+
+_BATCH_FLOPS = 2e8  # as the CPU executor of torch: some milliseconds of one core
+_QUERIES_AT_ONCE = 128
+
+
+class OnnxExecutor:
+    """See Executor.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:N`; the latter with the onnxruntime-gpu package.
+        threads: tasks side by side on a CPU; 0 is one for each core that this process may use.
+    """
+
+    waits_pay = False
+
+    def __init__(self, device: str = "cpu", *, threads: int = 0) -> None:
+        self.device = device
+        self.batch_flops = _BATCH_FLOPS
+        self.lanes = (threads or len(os.sched_getaffinity(0))) if device == "cpu" else 1
+
+    def enter_lane(self) -> None:
+        """Nothing to do: a graph runs on the thread that asks for it."""
+
+    def open(self, models: ModelSource, digest: str) -> ServedModel:
+        """See Executor."""
+        artifact = models.artifact(digest)
+        adapt, predict = (Graph.read(artifact, name, self.device) for name in (ADAPT, PREDICT))
+        fixed_way = adapt.about.get(FIXED_WAY)
+        return ServedModel(
+            learner=(adapt, predict),
+            meta_params={name: np.asarray(array, np.float32) for name, array in artifact.arrays.items()},
+            manifest=artifact.manifest,
+            digest=artifact.digest,
+            fixed_way=int(fixed_way) if fixed_way else None,
+            adapt_flops=adapt.flops,
+            predict_flops=predict.flops,
+        )
+
+    def place_support(self, support: Support, limits: Limits) -> Place:
+        """One bucket for all sizes, as nothing is padded."""
+        del limits
+        return Place(None, len(support.inputs))
+
+    def place_queries(self, queries: Queries, limits: Limits) -> Place:
+        """See place_support."""
+        del limits
+        return Place(None, len(queries.inputs))
+
+    def adapt(self, model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:
+        """See Executor."""
+        return [_adapt(model, support) for support in supports]
+
+    def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
+        """See Executor."""
+        return [_predict(model, queries) for queries in batch]
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """Task parameters, all in one row, and how to take them apart again."""
+
+    values: NDArray[np.float32]
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, names: Sequence[str], arrays: Sequence[NDArray[np.float32]]) -> _Row:
+        shapes = tuple((name, array.shape) for name, array in zip(names, arrays, strict=True))
+        return cls(np.concatenate([array.reshape(-1) for array in arrays]), shapes)
+
+    def arrays(self) -> Arrays:
+        """The parameters by name; views."""
+        parts, start = {}, 0
+        for name, shape in self.shapes:
+            end = start + int(np.prod(shape))
+            parts[name] = self.values[start:end].reshape(shape)
+            start = end
+        return parts
+
+
+def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
+    graph: Graph = model.learner[0]
+    given: Arrays = {
+        PIXELS: np.ascontiguousarray(support.inputs),
+        TARGETS: np.ascontiguousarray(support.targets),
+        WEIGHTS: np.ones(len(support.targets), np.float32),
+        CLASSES: np.arange(model.fixed_way or support.way),
+    }
+    row = _Row.of(graph.outputs, graph.run(given, model.meta_params))
+    if not np.isfinite(row.values).all():
+        return DIVERGED
+    return AdaptedWeights(row, support.way, None, row.values.nbytes)
+
+
+def _predict(model: ServedModel, queries: Queries) -> NDArray[np.float32] | Failed:
+    graph: Graph = model.learner[1]
+    task, way = queries.weights.values.arrays(), queries.weights.way
+    # Only transductive norms look from one row to another; the others' lists are cut to bound the memory.
+    at_once = len(queries.inputs) if model.manifest.learner.norm == "transductive" else _QUERIES_AT_ONCE
+    logits = [
+        graph.run({PIXELS: np.ascontiguousarray(queries.inputs[start : start + at_once])}, task, model.meta_params)[0]
+        for start in range(0, len(queries.inputs), at_once)
+    ]
+    return probabilities(np.concatenate(logits)[:, :way], model.manifest.calibration.temperature)
