@@ -88,7 +88,8 @@ constraints: $(VENV)/.dev ## pin in constraints.txt what .venv holds now
 prove-dockerfile: ## build the image without a container engine, start it, teach it, stop it (needs root and Debian; CONTRIBUTING tells how)
 	server/deploy/prove-dockerfile.sh
 
-results: $(VENV)/.dev ## write RESULTS.md from the committed measurements
+results: $(VENV)/.dev ## write RESULTS.md from the committed measurements, and a row for each one still to make
+	$(BIN)/kshot reproduce --rows
 	$(BIN)/python -m kshot_training.results training/results RESULTS.md
 
 clean: ## remove .venv, caches and what builds left

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,20 +32,26 @@ from kshot_models.errors import (
     FileMissing,
     FormatUnsupported,
     ManifestInvalid,
+    NotALearner,
+    NotAnOptimizer,
     TensorDtypeUnsupported,
     TensorNotFinite,
     TensorsUnreadable,
 )
-from kshot_models.manifest import FORMAT, Manifest
+from kshot_models.manifest import FORMAT, Manifest, OptimizerManifest
 
 __all__ = [
     "MANIFEST",
     "TENSORS",
+    "AnyManifest",
     "Artifact",
+    "holds_optimizer",
     "list_artifacts",
     "load_artifact",
+    "load_optimizer_artifact",
     "read_file",
     "read_manifest",
+    "read_optimizer_manifest",
     "save_artifact",
     "version_order",
     "zoo_folder",
@@ -54,14 +60,15 @@ __all__ = [
 MANIFEST = "manifest.json"
 TENSORS = "meta_params.safetensors"
 MAX_MANIFEST_BYTES = 1 << 20
+AnyManifest = TypeVar("AnyManifest", Manifest, OptimizerManifest)
 _DTYPES = (np.float16, np.float32, np.float64)
 
 
 @dataclass(frozen=True)
-class Artifact:
+class Artifact(Generic[AnyManifest]):
     """A verified artifact: `arrays` are keyed `init/NAME`, `inner/NAME` and `stats/NAME`, float32 (or float64)."""
 
-    manifest: Manifest
+    manifest: AnyManifest
     arrays: dict[str, NDArray[Any]]
     digest: str
     folder: Path
@@ -73,8 +80,8 @@ def zoo_folder() -> Path:
 
 
 def save_artifact(
-    folder: Path, manifest: Manifest, arrays: Mapping[str, NDArray[Any]], files: Mapping[str, bytes] | None = None
-) -> Manifest:
+    folder: Path, manifest: AnyManifest, arrays: Mapping[str, NDArray[Any]], files: Mapping[str, bytes] | None = None
+) -> AnyManifest:
     """Write an artifact so that it appears whole or not at all.
 
     Args:
@@ -121,13 +128,45 @@ def _replace_folder(new: Path, folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check manifest.json alone, not the files that it names.
+    """Read and check the manifest.json of a learner alone, not the files that it names.
 
     Raises:
         ArtifactNotFound: there is no such folder.
         ManifestInvalid: missing, too large, no JSON, or not of the schema.
         FormatUnsupported: of a newer format.
+        NotALearner: it is the manifest of a learned optimizer.
     """
+    raw = _read_json(folder)
+    if _is_optimizer(raw):
+        raise NotALearner(
+            f"{folder / MANIFEST} is that of a learned optimizer, which gives no classes to answer with: "
+            "load(...).as_torch_optimizer(params) trains a model of yours with it"
+        )
+    return _validated(folder, raw, Manifest)
+
+
+def read_optimizer_manifest(folder: Path) -> OptimizerManifest:
+    """The same of a learned optimizer.
+
+    Raises:
+        NotAnOptimizer: it is the manifest of a learner; else as `read_manifest`.
+    """
+    raw = _read_json(folder)
+    if not _is_optimizer(raw):
+        raise NotAnOptimizer(f"{folder / MANIFEST} is that of a learner: load(...) gives its adapt and predict")
+    return _validated(folder, raw, OptimizerManifest)
+
+
+def holds_optimizer(folder: Path) -> bool:
+    """Whether an artifact says that it is an optimizer; raises as `read_manifest` where it says nothing."""
+    return _is_optimizer(_read_json(folder))
+
+
+def _is_optimizer(raw: Any) -> bool:
+    return isinstance(raw, dict) and raw.get("kind") == "optimizer"
+
+
+def _read_json(folder: Path) -> Any:
     if not folder.is_dir():
         raise ArtifactNotFound(f"expected an artifact folder at {folder}, found none; check the path or the name")
     path = folder / MANIFEST
@@ -138,26 +177,38 @@ def read_manifest(folder: Path) -> Manifest:
     if len(text) > MAX_MANIFEST_BYTES:
         raise ManifestInvalid(f"{path} has {len(text)} bytes; at most {MAX_MANIFEST_BYTES} are read")
     try:
-        raw = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ManifestInvalid(f"{path} is no JSON: {error}") from error
+
+
+def _validated(folder: Path, raw: Any, model: type[AnyManifest]) -> AnyManifest:
+    path = folder / MANIFEST
     if isinstance(raw, dict) and isinstance(raw.get("format"), int) and raw["format"] != FORMAT:
         raise FormatUnsupported(f"{path} is of format {raw['format']}, this version reads {FORMAT}; upgrade kshot")
     try:
-        return Manifest.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise ManifestInvalid(f"{path}: {where}: {first['msg']} ({error.error_count()} problems in all)") from error
 
 
-def load_artifact(folder: Path) -> Artifact:
-    """Read an artifact and verify every byte of it before it is used.
+def load_artifact(folder: Path) -> Artifact[Manifest]:
+    """Read the artifact of a learner and verify every byte of it before it is used.
 
     Raises:
         ArtifactError: its subclass says which way of being invalid it is.
     """
-    manifest = read_manifest(folder)
+    return _loaded(folder, read_manifest(folder))
+
+
+def load_optimizer_artifact(folder: Path) -> Artifact[OptimizerManifest]:
+    """The same for the artifact of a learned optimizer."""
+    return _loaded(folder, read_optimizer_manifest(folder))
+
+
+def _loaded(folder: Path, manifest: AnyManifest) -> Artifact[AnyManifest]:
     if TENSORS not in manifest.files:
         raise ManifestInvalid(f"{folder / MANIFEST}: files does not name {TENSORS}")
     contents = {name: _read_verified(folder, name, digest) for name, digest in manifest.files.items()}
@@ -168,7 +219,7 @@ def load_artifact(folder: Path) -> Artifact:
     return Artifact(manifest, {name: _checked(folder, name, a) for name, a in arrays.items()}, manifest.digest, folder)
 
 
-def read_file(artifact: Artifact, name: str) -> bytes:
+def read_file(artifact: Artifact[AnyManifest], name: str) -> bytes:
     """A further file of an artifact, such as `onnx/adapt.onnx`, verified anew: it may have changed on disk since.
 
     Raises:

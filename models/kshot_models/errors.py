@@ -5,6 +5,8 @@ ModelError
 │   ├── ArtifactNotFound      no such folder or name
 │   ├── ManifestInvalid       manifest.json is missing, no JSON, or not of the schema
 │   ├── FormatUnsupported     written by a newer kshot
+│   ├── NotALearner           it is a learned optimizer, which adapts to no support set
+│   ├── NotAnOptimizer        it has no update rule that fits any parameters
 │   ├── FileMissing           the manifest names a file that is not there
 │   ├── DigestMismatch        a file's bytes are not those that the manifest vouches for
 │   ├── TensorsUnreadable     the tensor file is no valid safetensors
@@ -29,6 +31,8 @@ __all__ = [
     "GraphInvalid",
     "ManifestInvalid",
     "ModelError",
+    "NotALearner",
+    "NotAnOptimizer",
     "SpecInvalid",
     "TensorDtypeUnsupported",
     "TensorMissing",
@@ -58,6 +62,14 @@ class ManifestInvalid(ArtifactError):  # noqa: N818 - as above
 
 class FormatUnsupported(ArtifactError):  # noqa: N818 - as above
     """The artifact was written in a format that this version does not read."""
+
+
+class NotALearner(ArtifactError):  # noqa: N818 - as above
+    """The artifact is a learned optimizer: there is nothing to adapt, to predict or to serve."""
+
+
+class NotAnOptimizer(ArtifactError):  # noqa: N818 - as above
+    """The artifact has no update rule, or one that is bound to the weights that it was learned with."""
 
 
 class FileMissing(ArtifactError):  # noqa: N818 - as above

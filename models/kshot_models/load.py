@@ -1,21 +1,58 @@
-"""From an artifact to something that adapts: needs torch."""
+"""From an artifact to something that adapts, or that takes steps: needs torch.
+
+load               a learner with its meta-parameters
+load_optimizer     a learned update rule
+load_any           whichever it is; `from kshot_models import load` is this one
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
-from kshot_models.artifact import MANIFEST, TENSORS, Artifact, list_artifacts, load_artifact, zoo_folder
-from kshot_models.errors import ArtifactNotFound, TensorMissing, TensorShapeMismatch, TensorUnexpected
-from kshot_models.manifest import InputSpec, Manifest
-from kshot_models.registry import build_learner
+from kshot_models.artifact import (
+    MANIFEST,
+    TENSORS,
+    Artifact,
+    holds_optimizer,
+    list_artifacts,
+    load_artifact,
+    load_optimizer_artifact,
+    zoo_folder,
+)
+from kshot_models.errors import (
+    ArtifactNotFound,
+    NotAnOptimizer,
+    TensorMissing,
+    TensorShapeMismatch,
+    TensorUnexpected,
+)
+from kshot_models.inner.transformation import InnerOptimizer
+from kshot_models.learners import GradientLearner
+from kshot_models.manifest import InputSpec, Manifest, OptimizerManifest
+from kshot_models.registry import build_inner_optimizer, build_learner
+from kshot_models.torch_optimizer import LearnedOptimizer
 from kshot_models.tree import prefixed, under
 from kshot_models.types import Learner, MetaParams, Params
 
-__all__ = ["LoadedLearner", "from_artifact", "load", "meta_from_arrays", "meta_to_arrays", "normalise", "resolve"]
+__all__ = [
+    "LoadedLearner",
+    "LoadedOptimizer",
+    "from_artifact",
+    "load",
+    "load_any",
+    "load_optimizer",
+    "meta_from_arrays",
+    "meta_to_arrays",
+    "normalise",
+    "resolve",
+]
 
 _PARTS = ("init/", "inner/", "stats/")
 
@@ -27,6 +64,29 @@ class LoadedLearner(NamedTuple):
     meta_params: MetaParams
     manifest: Manifest
     digest: str
+
+    def as_torch_optimizer(self, params: ParamsT, *, lr: float = 1.0) -> LearnedOptimizer:
+        """The learner's inner optimizer as a torch.optim.Optimizer over `params`; see LearnedOptimizer.
+
+        Raises:
+            NotAnOptimizer: it has none, or one that is bound to the weights that it was learned with.
+        """
+        if not isinstance(self.learner, GradientLearner):
+            raise NotAnOptimizer(f"{self.manifest.name} takes no inner steps, so it has no update rule")
+        return LearnedOptimizer(self.learner.inner, self.meta_params.inner, params, lr=lr)
+
+
+class LoadedOptimizer(NamedTuple):
+    """A learned update rule."""
+
+    rule: InnerOptimizer
+    phi: Params  # what it learned
+    manifest: OptimizerManifest
+    digest: str
+
+    def as_torch_optimizer(self, params: ParamsT, *, lr: float = 1.0) -> LearnedOptimizer:
+        """A torch.optim.Optimizer over `params`; see LearnedOptimizer."""
+        return LearnedOptimizer(self.rule, self.phi, params, lr=lr)
 
 
 def resolve(name_or_folder: str | Path) -> Path:
@@ -60,14 +120,44 @@ def load(
         dtype: of the meta-parameters.
 
     Raises:
-        ArtifactError: its subclass says what is wrong with the files.
+        ArtifactError: its subclass says what is wrong with the files; NotALearner where they hold an optimizer.
         SpecInvalid: the manifest names components that do not exist.
     """
     return from_artifact(load_artifact(resolve(name_or_folder)), device=device, dtype=dtype)
 
 
+def load_optimizer(
+    name_or_folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> LoadedOptimizer:
+    """Load and verify the artifact of a learned optimizer; arguments as those of `load`.
+
+    Raises:
+        ArtifactError: its subclass says what is wrong with the files; NotAnOptimizer where they hold a learner.
+        SpecInvalid: the manifest names components that do not exist.
+    """
+    artifact = load_optimizer_artifact(resolve(name_or_folder))
+    rule = build_inner_optimizer(artifact.manifest.optimizer)
+    fresh = rule.init({"parameter": torch.zeros(1)}, torch.Generator().manual_seed(0))
+    meta = meta_from_arrays(
+        {name: torch.from_numpy(array).to(device, dtype) for name, array in artifact.arrays.items()},
+        like=MetaParams({}, fresh, {}),
+        where=str(artifact.folder / TENSORS),
+    )
+    return LoadedOptimizer(rule, meta.inner, artifact.manifest, artifact.digest)
+
+
+def load_any(
+    name_or_folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> LoadedLearner | LoadedOptimizer:
+    """Load whatever the artifact is; both kinds have `as_torch_optimizer`."""
+    folder = resolve(name_or_folder)
+    if holds_optimizer(folder):
+        return load_optimizer(folder, device=device, dtype=dtype)
+    return load(folder, device=device, dtype=dtype)
+
+
 def from_artifact(
-    artifact: Artifact, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    artifact: Artifact[Manifest], *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> LoadedLearner:
     """Build the learner of an artifact that is in memory."""
     learner = build_learner(artifact.manifest.learner, artifact.manifest.input)
@@ -106,3 +196,17 @@ def normalise(pixels: Tensor, spec: InputSpec, *, dtype: torch.dtype = torch.flo
     mean = torch.tensor(spec.mean, dtype=dtype, device=pixels.device)
     std = torch.tensor(spec.std, dtype=dtype, device=pixels.device)
     return ((pixels.to(dtype) / 255 - mean) / std).movedim(-1, -3)
+
+
+class _CallableModule(ModuleType):
+    """This module, called: once it is imported, it is what the name `load` of the package stands for."""
+
+    def __call__(
+        self, name_or_folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> LoadedLearner | LoadedOptimizer:
+        return load_any(name_or_folder, device=device, dtype=dtype)
+
+
+# `from kshot_models import load` must not import torch into processes that read manifests only, so the package cannot
+# hold the function itself; what Python finds there is this module.
+sys.modules[__name__].__class__ = _CallableModule

@@ -7,6 +7,11 @@ Manifest
 ├── provenance: Provenance      where it comes from and what it was measured to do
 ├── calibration: Calibration    temperature of the softmax, threshold of `unknown`
 └── files: {name: sha256}       the bytes that belong to it
+
+OptimizerManifest               kind = "optimizer": an update rule on its own, which no server serves
+├── optimizer: (Component, ...)
+├── provenance: OptimizerProvenance
+└── files
 """
 
 from __future__ import annotations
@@ -16,11 +21,11 @@ import json
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    field_validator,
     model_serializer,
     model_validator,
 )
@@ -36,14 +41,18 @@ __all__ = [
     "Manifest",
     "Measured",
     "NormMode",
+    "OptimizerManifest",
+    "OptimizerMeasured",
+    "OptimizerProvenance",
     "Provenance",
     "ResizeFilter",
+    "SelfDescription",
 ]
 
 FORMAT = 1
 
 # Learners whose outputs are logits of classes; the others are for training and research only.
-CLASSIFIERS = frozenset({"gradient", "prototype", "ridge"})
+CLASSIFIERS = frozenset({"gradient", "matching", "prototype", "ridge", "snail"})
 
 NormMode = Literal["support", "transductive", "per_step", "group", "none"]
 ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]
@@ -159,28 +168,19 @@ class Calibration(Strict):
     unknown_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
-class Manifest(Strict):
-    """What an artifact says of itself."""
+def _plain_relative_names(files: dict[str, str]) -> dict[str, str]:
+    for name in files:
+        parts = name.split("/")
+        if name.startswith("/") or "\\" in name or any(p in {"", ".", ".."} for p in parts):
+            raise ValueError(f"{name!r} is no plain path inside the artifact")
+    return files
 
-    format: int = FORMAT
-    name: Name
-    version: Version
-    description: str = ""
-    learner: LearnerSpec
-    input: InputSpec
-    limits: Limits
-    provenance: Provenance = Provenance()
-    calibration: Calibration = Calibration()
-    files: dict[str, Sha256] = Field(default_factory=dict)
 
-    @field_validator("files")
-    @classmethod
-    def _plain_relative_names(cls, files: dict[str, str]) -> dict[str, str]:
-        for name in files:
-            parts = name.split("/")
-            if name.startswith("/") or "\\" in name or any(p in {"", ".", ".."} for p in parts):
-                raise ValueError(f"{name!r} is no plain path inside the artifact")
-        return files
+Files = Annotated[dict[str, Sha256], AfterValidator(_plain_relative_names)]
+
+
+class SelfDescription(Strict):
+    """What every kind of manifest can do."""
 
     def to_json(self) -> str:
         """Indented JSON, as it stands in manifest.json."""
@@ -191,3 +191,56 @@ class Manifest(Strict):
         """SHA-256 in hex over the canonical JSON: as it names the digest of each file, it names the whole artifact."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class Manifest(SelfDescription):
+    """What the artifact of a learner says of itself."""
+
+    format: int = FORMAT
+    name: Name
+    version: Version
+    description: str = ""
+    learner: LearnerSpec
+    input: InputSpec
+    limits: Limits
+    provenance: Provenance = Provenance()
+    calibration: Calibration = Calibration()
+    files: Files = Field(default_factory=dict)
+
+
+class OptimizerMeasured(Strict):
+    """log10 of the mean final loss over `runs` problems that were never trained on, after `steps` steps."""
+
+    problem: str
+    steps: int
+    runs: int
+    log10_mean_loss: float
+
+
+class OptimizerProvenance(Strict):
+    """Where a learned optimizer comes from."""
+
+    recipe: str = ""
+    recipe_sha256: str = ""
+    problem: str = ""
+    seed: int | None = None
+    revision: str = ""
+    created_at: str = ""
+    measured: tuple[OptimizerMeasured, ...] = ()
+
+
+class OptimizerManifest(SelfDescription):
+    """What the artifact of a learned optimizer says of itself: it classifies nothing, and no server serves it.
+
+    `optimizer` names the links of the update rule, as `inner` of a learner does; its tensors are the artifact's
+    `inner/` ones.
+    """
+
+    format: int = FORMAT
+    kind: Literal["optimizer"] = "optimizer"
+    name: Name
+    version: Version
+    description: str = ""
+    optimizer: Annotated[tuple[Component, ...], Field(min_length=1)]
+    provenance: OptimizerProvenance = OptimizerProvenance()
+    files: Files = Field(default_factory=dict)

@@ -80,12 +80,23 @@ class NormPass:
             return inputs * _per_channel(gain, inputs.ndim) + _per_channel(bias, inputs.ndim)
         if self.mode == "group":
             return group_normalize(inputs, gain, bias, groups=self.groups, epsilon=self.epsilon)
-        if self.given is None:
-            mean, variance = weighted_moments(inputs, self.weights)
-        else:
-            mean, variance = self.given[f"{name}.mean"], self.given[f"{name}.variance"]
-        self.used |= {f"{name}.mean": mean, f"{name}.variance": variance}
+        mean, variance = self.moments(name) or weighted_moments(inputs, self.weights)
+        self.record(name, mean, variance)
         return normalize(inputs, mean, variance, gain, bias, epsilon=self.epsilon)
+
+    def counts_all_alike(self) -> bool:
+        """Whether the norms use moments of the batch, and no example of it is padding; or use given moments."""
+        if self.mode in {"none", "group"}:
+            return False
+        return self.given is not None or self.weights is None or bool(self.weights.all())
+
+    def moments(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """The mean and variance that were given for the layer `name`; None if it takes its own."""
+        return None if self.given is None else (self.given[f"{name}.mean"], self.given[f"{name}.variance"])
+
+    def record(self, name: str, mean: Tensor, variance: Tensor) -> None:
+        """Remember which moments the layer `name` used."""
+        self.used |= {f"{name}.mean": mean, f"{name}.variance": variance}
 
 
 def _space_mean(inputs: Tensor) -> Tensor:

@@ -2,24 +2,40 @@
 
     any image -> EXIF orientation applied -> alpha composited on white -> 8 bit L or RGB -> stretched to height x width
 
+The orientation is that of the file's EXIF structure and of nothing else, as in browsers. PIL would also believe XMP and
+a text of PNG; the server reads neither, and both must see the same picture.
+
 No torch here. Safety (formats, pixel caps, truncation) is the caller's: these functions trust their argument.
 """
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from kshot_models.manifest import InputSpec
 
-__all__ = ["resize_pixels", "to_pixels"]
+__all__ = ["orientation", "resize_pixels", "to_pixels"]
 
 _FILTERS = {
     "box": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
+}
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 
 
@@ -33,8 +49,9 @@ def to_pixels(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     Returns:
         uint8 (height, width, channels).
     """
-    upright = ImageOps.exif_transpose(image)
-    plain = _to_8_bit(upright)
+    image.load()  # of a PNG, the EXIF structure may stand behind the pixels
+    turn = _UPRIGHT.get(orientation(image.info.get("exif")))
+    plain = _to_8_bit(image if turn is None else image.transpose(turn))
     mode = "L" if spec.channels == 1 else "RGB"
     # Resize in the target mode: one channel costs a third, and a palette must never be interpolated.
     sized = plain.convert(mode).resize((spec.width, spec.height), _FILTERS[spec.resize])
@@ -65,6 +82,27 @@ def resize_pixels(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint
     for i, one in enumerate(pixels):
         out[i] = to_pixels(Image.fromarray(one[..., 0] if one.shape[-1] == 1 else one), spec)
     return out
+
+
+def orientation(exif: bytes | None) -> int:
+    """The orientation that an EXIF structure (TIFF) tells, 1 to 8; 1, upright, when there is none or it is damaged.
+
+    Reference: TIFF 6.0, section 2; CIPA DC-008 (Exif 2.32), 4.6.4.
+    """
+    exif = b"" if exif is None else exif.removeprefix(b"Exif\0\0")  # as JPEG has it in front
+    if exif[:4] not in {b"II*\0", b"MM\0*"}:
+        return 1
+    order = "<" if exif[:1] == b"I" else ">"
+    try:
+        (position,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, position)
+        for entry in range(count):
+            tag, kind, values, value = struct.unpack_from(order + "HHIH", exif, position + 2 + 12 * entry)
+            if tag == _ORIENTATION:
+                return value if (kind, values) == (3, 1) and 1 <= value <= 8 else 1
+    except struct.error:
+        return 1
+    return 1
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

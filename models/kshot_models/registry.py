@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, ValidationError, validate_call
 
+from kshot_models.context.context import Context
+from kshot_models.context.matching import matching
+from kshot_models.context.snail import snail
 from kshot_models.errors import SpecInvalid
 from kshot_models.heads.head import Head
 from kshot_models.heads.linear import linear
@@ -29,6 +32,7 @@ from kshot_models.inner.proximal import proximal
 from kshot_models.inner.sgd import sgd
 from kshot_models.inner.transformation import InnerOptimizer
 from kshot_models.learners.closed_form import ClosedFormLearner
+from kshot_models.learners.context import ContextLearner
 from kshot_models.learners.gradient import GradientLearner
 from kshot_models.losses import mean_squared_error, weighted_cross_entropy
 from kshot_models.manifest import Component, InputSpec, LearnerSpec
@@ -39,7 +43,7 @@ from kshot_models.types import Learner
 
 T = TypeVar("T")
 
-__all__ = ["HEADS", "INNER_OPTIMIZERS", "LEARNERS", "NETWORKS", "build_inner_optimizer", "build_learner"]
+__all__ = ["CONTEXTS", "HEADS", "INNER_OPTIMIZERS", "LEARNERS", "NETWORKS", "build_inner_optimizer", "build_learner"]
 
 NETWORKS: Mapping[str, Callable[..., Network]] = {
     "conv4": conv4,
@@ -50,6 +54,10 @@ HEADS: Mapping[str, Callable[..., Head]] = {
     "prototype": prototype,
     "ridge": ridge,
     "shared": shared,
+}
+CONTEXTS: Mapping[str, Callable[..., Context]] = {
+    "matching": matching,
+    "snail": snail,
 }
 INNER_OPTIMIZERS: Mapping[str, Callable[..., InnerOptimizer]] = {
     "adam": adam,
@@ -64,15 +72,16 @@ INNER_OPTIMIZERS: Mapping[str, Callable[..., InnerOptimizer]] = {
 }
 
 
-def _gradient(spec: LearnerSpec, network: Network, head: Head) -> Learner:
-    return _gradient_learner(spec, network, head)
+def _gradient(spec: LearnerSpec, network: Network) -> Learner:
+    return _gradient_learner(spec, network)
 
 
-def _gradient_regression(spec: LearnerSpec, network: Network, head: Head) -> Learner:
-    return _gradient_learner(spec, network, head, regression=True)
+def _gradient_regression(spec: LearnerSpec, network: Network) -> Learner:
+    return _gradient_learner(spec, network, regression=True)
 
 
-def _gradient_learner(spec: LearnerSpec, network: Network, head: Head, *, regression: bool = False) -> GradientLearner:
+def _gradient_learner(spec: LearnerSpec, network: Network, *, regression: bool = False) -> GradientLearner:
+    head = _build("head", HEADS, spec.head, network.features)
     inner = build_inner_optimizer(spec.inner)
     loss = mean_squared_error if regression else weighted_cross_entropy
     return GradientLearner(
@@ -80,20 +89,31 @@ def _gradient_learner(spec: LearnerSpec, network: Network, head: Head, *, regres
     )
 
 
-def _closed_form(spec: LearnerSpec, network: Network, head: Head) -> Learner:
-    """The learners that are named after their head."""
+def _closed_form(spec: LearnerSpec, network: Network) -> Learner:
+    _check_named_after_head(spec)
+    return ClosedFormLearner(network, _build("head", HEADS, spec.head, network.features), spec.norm)
+
+
+def _in_context(spec: LearnerSpec, network: Network) -> Learner:
+    _check_named_after_head(spec)
+    return ContextLearner(network, _build("head", CONTEXTS, spec.head, network.features), spec.norm)
+
+
+def _check_named_after_head(spec: LearnerSpec) -> None:
+    """Learners without inner steps are what their head makes of them, and have its name."""
     if spec.inner or spec.steps:
         raise SpecInvalid(f"a {spec.type} learner takes no inner steps; leave out `inner` and `steps`")
     if spec.head.type != spec.type:
         raise SpecInvalid(f"a {spec.type} learner needs the head {spec.type!r}, got {spec.head.type!r}")
-    return ClosedFormLearner(network, head, spec.norm)
 
 
-LEARNERS: Mapping[str, Callable[[LearnerSpec, Network, Head], Learner]] = {
+LEARNERS: Mapping[str, Callable[[LearnerSpec, Network], Learner]] = {
     "gradient": _gradient,
     "gradient_regression": _gradient_regression,
+    "matching": _in_context,
     "prototype": _closed_form,
     "ridge": _closed_form,
+    "snail": _in_context,
 }
 
 
@@ -107,8 +127,7 @@ def build_learner(spec: LearnerSpec, input_spec: InputSpec) -> Learner:
     if (spec.norm == "per_step" or spec.per_step_gains) and not spec.steps:
         raise SpecInvalid("norm = 'per_step' and per_step_gains belong to inner steps, of which there are none")
     network = _build("network", NETWORKS, spec.network, input_spec, spec.norm)
-    head = _build("head", HEADS, spec.head, network.features)
-    return learner(spec, network, head)
+    return learner(spec, network)
 
 
 def build_inner_optimizer(links: Sequence[Component]) -> InnerOptimizer:

@@ -22,7 +22,8 @@ from starlette.responses import Response
 
 from kshot_server.admission import Admission, RateLimiter
 from kshot_server.auth import ApiKeys
-from kshot_server.bodies import Body, Wanted, check_media_type, read_body
+from kshot_server.bodies.base import Body, Parts
+from kshot_server.bodies.table import check_media_type, read_body
 from kshot_server.calls import Call
 from kshot_server.decoding import Decoder
 from kshot_server.envelope import ClientGone
@@ -160,9 +161,9 @@ class Gate:
             self._metrics.in_flight(self._admission.in_flight - 1)
 
     async def run_with_body(
-        self, request: Request, parts: tuple[str, ...], work: Callable[[Call, Body], Awaitable[Response]]
+        self, request: Request, parts: Parts, work: Callable[[Call, Body], Awaitable[Response]]
     ) -> Response:
-        """As `run`, for a route that takes a body of `parts` (support, queries).
+        """As `run`, for a route that takes a body of `parts`.
 
         The work is cancelled if the client hangs up.
 
@@ -171,21 +172,19 @@ class Gate:
                 its end, and all that can be wrong with a body.
         """
 
-        wanted = Wanted("support" in parts, "queries" in parts, self._max_pixels)
-
         async def read_and_work(call: Call) -> Response:
-            body = await self._body(request, wanted)
+            body = await self._body(request, parts)
             return await _unless_gone(request, work(call, body))
 
         return await self.run(request, read_and_work)
 
-    async def _body(self, request: Request, wanted: Wanted) -> Body:
+    async def _body(self, request: Request, parts: Parts) -> Body:
         content_type = request.headers.get("content-type", "")
         check_media_type(content_type, request.headers.get("content-encoding", ""))
         data = await self._bytes(request)
         if len(data) <= _SMALL_BODY_BYTES:
-            return read_body(content_type, data, wanted)  # sooner done than handed to a thread
-        return await self._decoder.run(read_body, content_type, data, wanted)
+            return read_body(content_type, data, parts, self._max_pixels)  # sooner done than handed to a thread
+        return await self._decoder.run(read_body, content_type, data, parts, self._max_pixels)
 
     async def _bytes(self, request: Request) -> bytes:
         announced = request.headers.get("content-length", "")

@@ -2,7 +2,7 @@
 
 Envelope (envelope.py)            id, timing, log line, count, last resort for defects
 └── problem handlers             errors -> problem+json
-    └── routes                   endpoints/ (/v1), operations.py, /docs, /openapi.json
+    └── routes                   endpoints/ (/v1), operations.py, pages.py (/, /docs), /openapi.json
         └── Gate (gate.py)       key, rate, permit, deadline, body
             └── Service          service.py: repository, decoding, identity, store, engines
 """
@@ -15,7 +15,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import Response
 
 from kshot_server.admission import Admission, RateLimiter
@@ -29,6 +28,7 @@ from kshot_server.gate import Gate
 from kshot_server.metrics import HttpMetrics
 from kshot_server.openapi import install_document
 from kshot_server.operations import operations_router
+from kshot_server.pages import pages_router
 from kshot_server.problems import install_handlers
 from kshot_server.service import Engines, Service
 from kshot_server.sessions.stores.base import SessionStore
@@ -102,25 +102,16 @@ def mount(app: FastAPI, settings: Settings, parts: Parts) -> Mounted:
             state=parts.state,
             metrics=metrics,
             refresh=lambda: metrics.store_events(dataclasses.asdict(parts.store.counters)),
-            models=parts.models,
-            show_models=not parts.keys.required,
-            version=kshot_version(),
         )
     )
-    _add_documentation(app)
-    app.router.redirect_slashes = False  # a redirected POST is sent twice, body and all
-    install_handlers(app)
-    app.add_middleware(Envelope, metrics=metrics)
-    return Mounted(metrics, decoder, admission)
-
-
-def _add_documentation(app: FastAPI) -> None:
+    app.include_router(pages_router(parts.models, show_models=not parts.keys.required, version=kshot_version()))
     install_document(app, kshot_version())
 
     @app.get("/openapi.json", include_in_schema=False)
     async def document() -> Response:
         return json_response(app.openapi())
 
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return get_swagger_ui_html(openapi_url="/openapi.json", title="kshot")
+    app.router.redirect_slashes = False  # a redirected POST is sent twice, body and all
+    install_handlers(app)
+    app.add_middleware(Envelope, metrics=metrics)
+    return Mounted(metrics, decoder, admission)

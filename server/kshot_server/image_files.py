@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from kshot_server.errors import InputError
 
-__all__ = ["Container", "open_container", "orientation"]
+__all__ = ["Container", "open_container"]
 
 _MAX_PARTS = 16_384  # chunks or segments of one file; more is no image but a way to keep a processor busy
 _MAX_SCANS = 64  # encoders write 1 to about 12; each costs a decoder a pass over the whole image
@@ -30,7 +30,6 @@ _JPEG_MARKER = re.compile(rb"\xff+[\xc0-\xcf\xd9-\xfe]")  # any number of FF may
 _JPEG_END_OF_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # within a scan, FF 00 is a byte and RSTn a pause
 _WEBP_ANIMATED, _WEBP_ALPHA = 0x02, 0x10
 _WEBP_KEPT = {b"VP8X", b"ALPH", b"VP8 ", b"VP8L"}
-_ORIENTATION = 0x0112
 
 
 class Container(NamedTuple):
@@ -198,26 +197,6 @@ def _webp_size(chunk: bytes) -> tuple[int, int]:
         width, height = struct.unpack_from("<HH", chunk, 14)
         return width & 0x3FFF, height & 0x3FFF
     raise _damaged("a WEBP begins with its size")
-
-
-def orientation(exif: bytes | None) -> int:
-    """The EXIF orientation, 1 to 8; 1, upright, when there is none or the structure is damaged.
-
-    Reference: TIFF 6.0, section 2; CIPA DC-008 (Exif 2.32), 4.6.4.
-    """
-    if exif is None or exif[:4] not in {b"II*\0", b"MM\0*"}:
-        return 1
-    order = "<" if exif[:1] == b"I" else ">"
-    try:
-        (position,) = struct.unpack_from(order + "I", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, position)
-        for entry in range(count):
-            tag, kind, values, value = struct.unpack_from(order + "HHIH", exif, position + 2 + 12 * entry)
-            if tag == _ORIENTATION:
-                return value if (kind, values) == (3, 1) and 1 <= value <= 8 else 1
-    except struct.error:
-        return 1
-    return 1
 
 
 def _damaged(reason: str) -> InputError:

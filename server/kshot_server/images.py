@@ -13,7 +13,6 @@ from __future__ import annotations
 import binascii
 import io
 import re
-import struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from kshot_models.manifest import InputSpec
 from kshot_models.pixels import to_pixels
 from kshot_server.errors import InputError
-from kshot_server.image_files import Container, open_container, orientation
+from kshot_server.image_files import Container, open_container
 
 __all__ = ["decode_base64", "decode_image"]
 
@@ -33,7 +32,6 @@ _DECODERS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
-_EXIF = b"Exif\0\0MM\0*\0\0\0\x08"
 _WHITESPACE = b" \t\r\n\f\v"
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _DATA_URI = re.compile(rb"data:[^,]{0,256},", re.IGNORECASE)
@@ -121,9 +119,7 @@ def _decode(container: Container, spec: InputSpec) -> NDArray[np.uint8]:
     with _DECODERS[container.format](io.BytesIO(container.data)) as image:
         if image.size != (container.width, container.height):  # pragma: no cover - no file is known that does this
             raise ValueError("the decoder sees another size than the one that was checked")
-        # A structure of our own, of one entry: a stranger's may be damaged, and PIL would warn or fail.
-        image.info["exif"] = _EXIF + struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, orientation(container.exif), 0, 0)
-        image.load()
+        image.info["exif"] = container.exif  # for to_pixels, which reads its orientation and lets PIL parse none of it
         return to_pixels(image, spec)
 
 

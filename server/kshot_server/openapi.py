@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI derives from the routes, and what it cannot: three kinds of bodies, problems."""
+"""The OpenAPI document: what FastAPI derives from the routes, and what it cannot: the bodies and the problems."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from kshot_server.bodies.base import Parts
+from kshot_server.bodies.table import BODY_FORMATS
 from kshot_server.problems import MEDIA_TYPE, PROBLEMS
-from kshot_server.schemas import ClassifyBody, ClassifyOnceBody, ProblemOut, TeachBody
+from kshot_server.schemas import ProblemOut
 
 __all__ = ["install_document", "problems", "request_body"]
 
@@ -48,56 +49,10 @@ def _problem(status: int, codes: list[str]) -> dict[str, Any]:
     return documented
 
 
-def request_body(model: type[BaseModel], *, support: bool, queries: bool) -> dict[str, Any]:
-    """Document a body that comes in any of the three content types."""
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": _REF.format(model=model.__name__)},
-                    "examples": {"strokes": {"summary": "Strokes", "value": model.model_json_schema()["examples"][0]}},
-                },
-                "multipart/form-data": {"schema": _form(support=support, queries=queries)},
-                "application/x-safetensors": {
-                    "schema": {
-                        "type": "string",
-                        "format": "binary",
-                        "description": _tensors(support=support, queries=queries),
-                    }
-                },
-            },
-        }
-    }
-
-
-def _form(*, support: bool, queries: bool) -> dict[str, Any]:
-    files = {"type": "array", "items": {"type": "string", "format": "binary"}}
-    properties: dict[str, Any] = {}
-    if support:
-        properties["ttl_seconds"] = {"type": "integer", "minimum": 1}
-        properties["durability"] = {"type": "string", "enum": ["durable", "volatile"]}
-    if queries:
-        properties["queries"] = files
-    form: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
-    if support:
-        form["patternProperties"] = {r"^support\[.+\]$": files}
-        form["description"] = "Image files; `support[LABEL]` once for each image of a class."
-    if queries:
-        form["required"] = ["queries"]
-    return form
-
-
-def _tensors(*, support: bool, queries: bool) -> str:
-    parts = ["A safetensors file with raw 8-bit pixels."]
-    if support:
-        parts.append(
-            "`support`: uint8 (n, h, w) or (n, h, w, c); `targets`: int64 (n,), indices into `labels`, which is a JSON "
-            "list of strings in the file's metadata, beside `ttl_seconds` and `durability`."
-        )
-    if queries:
-        parts.append("`queries`: uint8 (q, h, w) or (q, h, w, c).")
-    return " ".join(parts)
+def request_body(parts: Parts) -> dict[str, Any]:
+    """Document a body of `parts` in every content type that is read."""
+    content = {media_type: body_format.describe(parts) for media_type, body_format in BODY_FORMATS.items()}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def install_document(app: FastAPI, version: str) -> None:
@@ -126,7 +81,7 @@ def _build(app: FastAPI, version: str) -> dict[str, Any]:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     schemas: dict[str, Any] = built["components"]["schemas"]
-    bodies = [(model, "validation") for model in (TeachBody, ClassifyBody, ClassifyOnceBody)]
+    bodies = [(model, "validation") for body_format in BODY_FORMATS.values() for model in body_format.models]
     _, extra = models_json_schema([*bodies, (ProblemOut, "serialization")], ref_template=_REF)  # type: ignore[list-item] # literals widen in a list
     schemas |= extra["$defs"]
     _drop_framework_errors(built["paths"], schemas)

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from kshot_server.bodies import InvalidBody
+from kshot_server.bodies.json_body import InvalidBody
 from kshot_server.errors import InputError
 from kshot_server.faults import Fault
 from kshot_server.validation_errors import without_input

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kshot_models.manifest import Limits
-from kshot_server.bodies import Body
+from kshot_server.bodies.base import Body
 from kshot_server.decoding import Images
 from kshot_server.engine.requests import Failed
 from kshot_server.errors import InputError

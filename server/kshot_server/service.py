@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kshot_models.manifest import Manifest
-from kshot_server.bodies import Body
+from kshot_server.bodies.base import Body
 from kshot_server.calls import Call, Classification, Prediction, Taught
 from kshot_server.decoding import Decoder, decode_images
 from kshot_server.engine.repository import ModelEntry, ModelNotFound, ModelRepository

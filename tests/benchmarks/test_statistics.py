@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from kshot_bench.contest import crew_side, window
+from kshot_bench.contest import window
 from kshot_bench.errors import TooNoisy
 from kshot_bench.noise import LoadMeter, judge
 from kshot_bench.statistics import interleave, median, percentile, spread
@@ -54,11 +54,6 @@ def test_a_window_is_sized_by_its_second_task() -> None:
     measured = window(run, 1.0)
     assert [measured(), measured()] == [0.25, 0.25]
     assert counts == [1, 1, 4, 4]
-
-
-def test_the_rate_of_a_crew_is_one_time_for_each_task() -> None:
-    run = crew_side(lambda count: 20.0)
-    assert run(10) / 10 == 1 / 20
 
 
 def test_a_quiet_machine_is_believed() -> None:

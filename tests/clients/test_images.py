@@ -79,6 +79,14 @@ def test_pil_images_become_png(mode: str) -> None:
         assert int(np.asarray(result)[0, 0]) == 200
 
 
+def test_only_exif_turns_an_image() -> None:
+    """As of a file, in which the server reads nothing else."""
+    image = Image.new("L", (3, 2))
+    image.info["xmp"] = b'<rdf:Description tiff:Orientation="6"/>'
+    assert image.getexif()[0x0112] == 6
+    assert opened(read_images(image)[0]).size == (3, 2)
+
+
 def test_exif_orientation_is_applied_before_it_is_lost() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rows are columns

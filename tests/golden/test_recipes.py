@@ -38,11 +38,14 @@ GOLDEN = {
     "glyphs-fomaml": Golden(0.45, 0.12),
     "glyphs-lslr": Golden(0.45, 0.15),
     "glyphs-maml": Golden(0.45, 0.12),
+    "glyphs-mamlpp": Golden(0.40, 0.15),
+    "glyphs-matching": Golden(0.62, 0.10),
     "glyphs-meta-sgd": Golden(0.38, 0.12),
     "glyphs-proto-maml": Golden(0.65, 0.10),
     "glyphs-protonet": Golden(0.65, 0.12),
     "glyphs-reptile": Golden(0.45, 0.03),
     "glyphs-ridge": Golden(0.65, 0.10),
+    "glyphs-snail": Golden(0.45, 0.10),
     "glyphs-unicorn": Golden(0.45, 0.15),
 }
 

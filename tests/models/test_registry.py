@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from kshot_models.errors import SpecInvalid
 from kshot_models.manifest import CLASSIFIERS, InputSpec, LearnerSpec
-from kshot_models.registry import HEADS, INNER_OPTIMIZERS, NETWORKS, build_learner
+from kshot_models.registry import CONTEXTS, HEADS, INNER_OPTIMIZERS, NETWORKS, build_learner
 from kshot_models.registry import LEARNERS as TABLE
 
 from .conftest import INPUT, LEARNERS
@@ -25,7 +25,10 @@ GOOD: dict[str, object] = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"type": "magic"}, "unknown learner 'magic'; there are: gradient, gradient_regression, prototype, ridge"),
+        (
+            {"type": "magic"},
+            "'magic'; there are: gradient, gradient_regression, matching, prototype, ridge, snail",
+        ),
         ({"network": {"type": "torch.load"}}, "unknown network"),
         ({"head": {"type": "linear"}}, "head 'linear': way"),
         ({"inner": [{"type": "sgd"}]}, "rate"),
@@ -39,6 +42,10 @@ GOOD: dict[str, object] = {
         ({"type": "prototype", "inner": [], "steps": 0}, "needs the head 'prototype'"),
         ({"type": "ridge", "inner": [], "steps": 0}, "needs the head 'ridge'"),
         ({"head": {"type": "ridge", "regularizer": 0}}, "must be above 0"),
+        ({"head": {"type": "snail"}}, "unknown head 'snail'"),
+        ({"type": "snail", "inner": [], "steps": 0, "head": {"type": "matching"}}, "needs the head 'snail'"),
+        ({"type": "snail", "inner": [], "steps": 0, "head": {"type": "snail", "filters": 0}}, "filters"),
+        ({"type": "matching", "inner": [], "steps": 0, "head": {"type": "matching", "reads": 0}}, "reads"),
     ],
 )
 def test_what_is_wrong_is_said(change: dict[str, object], message: str) -> None:
@@ -54,7 +61,7 @@ def test_every_inner_optimizer_is_in_the_battery() -> None:
 def test_every_head_and_network_is_in_the_battery() -> None:
     heads = {str(row["head"]["type"]) for row in LEARNERS.values()}  # type: ignore[index]  # rows are plain data
     # A linear head has a fixed way and answers by the order of labels: the battery's equalities do not hold for it.
-    assert heads | {"linear"} == set(HEADS)
+    assert heads | {"linear"} == set(HEADS) | set(CONTEXTS)
     assert {str(row["type"]) for row in BATTERY_NETWORKS.values()} == set(NETWORKS)
 
 

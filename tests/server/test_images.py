@@ -19,8 +19,9 @@ from PIL import Image
 from tests.attacks.images.evil import EVIL, chunk, jpeg_segments, photo, png, save
 
 from kshot_models.manifest import InputSpec
+from kshot_models.pixels import orientation, to_pixels
 from kshot_server.errors import InputError
-from kshot_server.image_files import open_container, orientation
+from kshot_server.image_files import open_container
 from kshot_server.images import decode_base64, decode_image
 
 MAX_PIXELS = 4_000_000
@@ -190,10 +191,10 @@ TURNED = {
 }
 
 
-def tiff(orientation_value: int, order: str = "<") -> bytes:
+def tiff(orientation_value: int, order: str = "<", kind: int = 3) -> bytes:
     mark = b"II*\0" if order == "<" else b"MM\0*"
     other = struct.pack(order + "HHII", 0x010F, 2, 4, 0)
-    entry = struct.pack(order + "HHIHH", 0x0112, 3, 1, orientation_value, 0)
+    entry = struct.pack(order + "HHIHH", 0x0112, kind, 1, orientation_value, 0)
     return mark + struct.pack(order + "IH", 8, 2) + other + entry + bytes(4)
 
 
@@ -207,6 +208,44 @@ def test_exif_orientation_is_applied(file_format: str, value: int, order: str) -
     plain = decode(save(stored, file_format, lossless=True, quality=100))
     expected = TURNED[value](plain)
     np.testing.assert_array_equal(decode(data, *expected.shape[:2]), expected)
+
+
+def with_xmp(file_format: str) -> bytes:
+    """A file that lies on its side if XMP is believed."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    if file_format == "PNG":
+        plain = save(photo(HEIGHT, WIDTH), "PNG")
+        text = b"XML:com.adobe.xmp\0\0\0\0\0" + xmp
+        return plain[:33] + chunk(b"iTXt", text) + plain[33:]
+    return save(photo(HEIGHT, WIDTH), file_format, lossless=True, quality=100, xmp=xmp)
+
+
+def with_raw_profile() -> bytes:
+    """As ImageMagick wrote EXIF into PNG before there was a chunk for it."""
+    plain = save(photo(HEIGHT, WIDTH), "PNG")
+    profile = b"Raw profile type exif\0\nexif\n%8d\n%s\n" % (len(tiff(6)), tiff(6).hex().encode())
+    return plain[:33] + chunk(b"tEXt", profile) + plain[33:]
+
+
+TURNED_ELSEWHERE = {
+    **{f"XMP in {file_format}": with_xmp(file_format) for file_format in ("PNG", "JPEG", "WEBP")},
+    "raw profile": with_raw_profile(),
+    "EXIF of a type that it may not have": save(photo(HEIGHT, WIDTH), "WEBP", lossless=True, exif=tiff(6, kind=4)),
+    "EXIF": save(photo(HEIGHT, WIDTH), "WEBP", lossless=True, exif=tiff(6)),
+}
+
+
+@pytest.mark.parametrize("name", TURNED_ELSEWHERE)
+def test_training_and_serving_turn_a_file_alike(name: str) -> None:
+    """Training opens files with PIL, which believes more than EXIF; `to_pixels` makes both the same."""
+    data = TURNED_ELSEWHERE[name]
+    served = decode(data)
+    with Image.open(io.BytesIO(data)) as opened:
+        assert opened.getexif().get(0x0112) == 6
+        np.testing.assert_array_equal(to_pixels(opened, spec()), served)
+    if name != "EXIF":
+        untagged = decode(save(photo(HEIGHT, WIDTH), "JPEG", lossless=True, quality=100)) if "JPEG" in name else PHOTO
+        np.testing.assert_array_equal(served, untagged)
 
 
 def test_exif_of_a_png_may_follow_its_pixels() -> None:

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from kshot_server.bodies.tensors import MAX_HEADER_BYTES, TensorBody, parse_tensors
 from kshot_server.errors import InputError
-from kshot_server.tensors import MAX_HEADER_BYTES, TensorBody, parse_tensors
 
 LABELS = ["dog", "cat"]
 SUPPORT = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from kshot_models.registry import build_learner
 from kshot_models.tree import meta_map
 from kshot_models.types import Learner, MetaParams
 from kshot_training import schedules
-from kshot_training.meta_gradients import imaml, joint, reptile, through_adaptation
+from kshot_training.meta_gradients import MetaGradient, imaml, joint, reptile, through_adaptation
 from kshot_training.outer_loop import Clipping, MetaGradientSchedule, OuterState, always, start
 from kshot_training.outer_optimizers import build_outer_optimizer
 from kshot_training.recipe import Imaml, Joint, OuterSection, Recipe, Reptile, ScheduleSection, ThroughAdaptation
@@ -38,25 +39,36 @@ def laid_out(tensor: Tensor) -> Tensor:
 def build_meta_gradient(recipe: Recipe, *, workers: int = 1) -> MetaGradientSchedule:
     """The recipe's meta-gradient by outer step; `workers` tasks run side by side where it takes them one at a time."""
     section = recipe.meta_gradient
-    return META_GRADIENTS[section.type](section, build_loss(recipe.learner), workers)
+    return META_GRADIENTS[section.type](section, recipe.learner, workers)
 
 
-def _through_adaptation(section: ThroughAdaptation, loss: Loss, workers: int) -> MetaGradientSchedule:
-    return always(
-        through_adaptation(
-            first_order=section.order == 1,
-            step_weights=section.step_weights,
+def _through_adaptation(section: ThroughAdaptation, learner: LearnerSpec, workers: int) -> MetaGradientSchedule:
+    @lru_cache(maxsize=1)  # it changes rarely, and only forwards
+    def gradient(*, first_order: bool, step_weights: tuple[float, ...] | None) -> MetaGradient:
+        return through_adaptation(
+            first_order=first_order,
+            step_weights=step_weights,
             norm_momentum=section.norm_momentum,
             recompute=section.recompute,
             batching=section.batching,
             chunk_size=section.chunk_size,
             workers=workers,
-            loss=loss,
+            loss=build_loss(learner),
         )
+
+    annealed = schedules.multi_step_weights(
+        inner_steps=max(learner.steps, 1), until=section.multi_step_until, epoch=section.multi_step_epoch
     )
 
+    def at(step: int) -> MetaGradient:
+        first_order = section.order == 1 or step < section.first_order_until
+        step_weights = annealed(step) if section.step_weights is None else section.step_weights
+        return gradient(first_order=first_order, step_weights=step_weights)
 
-def _imaml(section: Imaml, loss: Loss, workers: int) -> MetaGradientSchedule:
+    return at
+
+
+def _imaml(section: Imaml, learner: LearnerSpec, workers: int) -> MetaGradientSchedule:
     return always(
         imaml(
             strength=section.strength,
@@ -65,22 +77,33 @@ def _imaml(section: Imaml, loss: Loss, workers: int) -> MetaGradientSchedule:
             batching=section.batching,
             chunk_size=section.chunk_size,
             workers=workers,
-            loss=loss,
+            loss=build_loss(learner),
         )
     )
 
 
-def _reptile(section: Reptile, loss: Loss, workers: int) -> MetaGradientSchedule:
-    return always(reptile(batch=section.batch, steps=section.steps, loss=loss, workers=workers))
+def _reptile(section: Reptile, learner: LearnerSpec, workers: int) -> MetaGradientSchedule:
+    return always(
+        reptile(
+            batch=section.batch,
+            steps=section.steps,
+            direction=section.direction,
+            tail_shots=section.tail_shots,
+            batching=section.batching,
+            chunk_size=section.chunk_size,
+            loss=build_loss(learner),
+            workers=workers,
+        )
+    )
 
 
-def _joint(section: Joint, loss: Loss, workers: int) -> MetaGradientSchedule:
+def _joint(section: Joint, learner: LearnerSpec, workers: int) -> MetaGradientSchedule:
     del section
-    return always(joint(loss=loss, workers=workers))
+    return always(joint(loss=build_loss(learner), workers=workers))
 
 
 # By the `type` of the section in recipe.py. A new meta-gradient is a section there and a row here.
-META_GRADIENTS: Mapping[str, Callable[[Any, Loss, int], MetaGradientSchedule]] = {
+META_GRADIENTS: Mapping[str, Callable[[Any, LearnerSpec, int], MetaGradientSchedule]] = {
     "imaml": _imaml,
     "joint": _joint,
     "reptile": _reptile,

@@ -97,6 +97,9 @@ class ThroughAdaptation(Section):
     type: Literal["through_adaptation"]
     order: Literal[1, 2] = 2
     step_weights: tuple[float, ...] | None = None
+    multi_step_until: Annotated[int, Field(ge=0)] = 0  # outer steps with a loss after each inner step; schedules.py
+    multi_step_epoch: Positive = 1  # outer steps in which its weights stand still
+    first_order_until: Annotated[int, Field(ge=0)] = 0  # outer steps before second derivatives are taken
     norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # of norm = "per_step"
     recompute: Annotated[int, Field(ge=0)] | None = None  # inner steps per segment that is computed again; 0: sqrt
     batching: Literal["loop", "vmap"] = "loop"
@@ -104,10 +107,21 @@ class ThroughAdaptation(Section):
 
     @model_validator(mode="after")
     def _recomputed_one_by_one(self) -> ThroughAdaptation:
-        if self.recompute is not None and (self.batching == "vmap" or self.step_weights is not None):
+        if self.recompute is not None and (
+            self.batching == "vmap" or self.step_weights is not None or self.multi_step_until
+        ):
             raise ValueError(
-                "`recompute` takes tasks one by one and keeps only the last step: batching = 'loop', no step_weights"
+                "`recompute` takes tasks one by one and keeps only the last step: batching = 'loop', no step_weights "
+                "and no multi_step_until"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_annealing(self) -> ThroughAdaptation:
+        if self.multi_step_until and self.step_weights is not None:
+            raise ValueError("step_weights stand still, multi_step_until anneals them: give one of the two")
+        if self.first_order_until and self.order == 1:
+            raise ValueError("first_order_until is for order = 2; order = 1 never takes second derivatives")
         return self
 
 
@@ -128,6 +142,16 @@ class Reptile(Section):
     type: Literal["reptile"]
     batch: Positive  # examples per inner step
     steps: Positive | None = None  # inner steps in training; None: those of the learner
+    direction: Literal["all", "last"] = "all"  # along all inner steps, or the last alone: FOMAML
+    tail_shots: Positive | None = None  # of "last": examples per class that only the last step takes
+    batching: Literal["loop", "vmap"] = "loop"
+    chunk_size: Positive | None = None
+
+    @model_validator(mode="after")
+    def _tail_of_the_last_step(self) -> Reptile:
+        if self.tail_shots is not None and self.direction != "last":
+            raise ValueError("tail_shots are the examples of the last step: set direction = 'last'")
+        return self
 
 
 class Joint(Section):
@@ -268,6 +292,19 @@ class Recipe(Section):
             raise ValueError(
                 f"meta_gradient.strength is {self.meta_gradient.strength}, that of learner.inner {strength}: "
                 "one inner problem has one strength"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _carried_moments_move_by_themselves(self) -> Recipe:
+        outer = self.outer
+        plain = outer.optimizer == "sgd" and not outer.momentum and outer.learning_rate <= 1
+        if plain or not isinstance(self.meta_gradient, Reptile) or not self.learner.inner:
+            return self
+        if build_inner_optimizer(self.learner.inner).carries:
+            raise ValueError(
+                "what an inner optimizer carries from task to task (carry_moments) is averaged by plain outer steps: "
+                "use outer.optimizer = 'sgd' with a learning_rate of at most 1 and no momentum, or carry nothing"
             )
         return self
 

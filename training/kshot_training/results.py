@@ -1,6 +1,7 @@
 """Measured accuracies as committed JSON, and the table that is made of them.
 
-kshot evaluate --record training/results/RECIPE.json ──> rows ──render──> RESULTS.md      (`make results`)
+kshot reproduce ─────────────────────────────────────┐
+kshot evaluate --record training/results/RECIPE.json ─┴─> rows ──render──> RESULTS.md      (`make results`)
 
 A row that has not been measured yet keeps its place with accuracy null and the command that would measure it.
 """
@@ -13,11 +14,13 @@ import platform
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Row", "hardware", "read_rows", "record", "render"]
+from kshot_training.reproductions import read_reproductions, setting_rank
+
+__all__ = ["Row", "hardware", "read_rows", "record", "render", "table_rows"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -26,10 +29,12 @@ HEAD = """# Results
 Accuracy on classes that were never trained on: the mean over test episodes of one checkpoint, 15 queries per class
 unless the command says otherwise, with half the width of the 95% interval. Norms: `support` uses the moments of the
 support set, so that an answer depends on no other query; `transductive` those of the query batch, as many papers do.
-"Same label" compares the answers of a running server with those computed in process, query by query.
+A published figure stands beside the norm that it was made with. What is not measured yet waits with its command.
 
 Written by `make results` from `training/results/*.json`; do not edit.
 """
+
+_OF_SOME_ROWS = frozenset({"over_http", "same_label", "mse", "mse_ci95", "mse_by_steps", "published_mse"})
 
 
 class Row(BaseModel):
@@ -52,15 +57,33 @@ class Row(BaseModel):
     command: str
     over_http: Share | None = None  # the accuracy of the same episodes through a server
     same_label: Share | None = None  # the share of queries with the same label both ways
+    mse: float | None = None  # of a regression, with half the width of its interval
+    mse_ci95: float | None = None
+    mse_by_steps: dict[str, float] | None = None  # after so many inner steps
+    published_mse: float | None = None
 
     @property
     def key(self) -> tuple[object, ...]:
         """What a row is about: a new measurement of the same replaces the old one."""
         return (self.algorithm, self.data, self.norm, self.way, self.shot, self.seed)
 
+    @property
+    def measured(self) -> bool:
+        """Whether there is a figure yet."""
+        return self.accuracy is not None or self.mse is not None
 
-def hardware() -> str:
-    """This machine: its processor and how many cores this process may use."""
+    def dump(self) -> dict[str, Any]:
+        """As it stands in a file: the keys that every row has, and those of its kind that have a value."""
+        raw = self.model_dump()
+        return {name: value for name, value in raw.items() if value is not None or name not in _OF_SOME_ROWS}
+
+
+def hardware(device: str = "cpu") -> str:
+    """This machine: its GPU, or its processor and how many cores this process may use."""
+    if device.startswith("cuda"):
+        import torch  # noqa: PLC0415 - the table is written without it
+
+        return str(torch.cuda.get_device_name(device))
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -79,49 +102,118 @@ def read_rows(path: Path) -> list[Row]:
     return [Row.model_validate(raw) for raw in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
 
 
-def record(path: Path, row: Row) -> None:
-    """Put a row into a file, in place of the one about the same."""
-    rows = {old.key: old for old in read_rows(path)} | {row.key: row}
+def record(path: Path, *new: Row) -> None:
+    """Put rows into a file, in place of those about the same."""
+    rows = {old.key: old for old in read_rows(path)} | {row.key: row for row in new}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    lines = json.dumps([r.model_dump() for r in rows.values()], indent=2, ensure_ascii=False)
+    lines = json.dumps([r.dump() for r in rows.values()], indent=2, ensure_ascii=False)
     temporary.write_text(lines + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
-def render(files: Iterable[Path]) -> str:
-    """The text of RESULTS.md.
+def render(rows: Iterable[Row]) -> str:
+    """The text of RESULTS.md: a section for each data set, each kind of row in a table of its own.
 
     Args:
-        files: of rows, in the order of the sections.
+        rows: of all files, in the order that rows of one setting and algorithm keep.
     """
-    return HEAD + "".join(_section(path.stem, read_rows(path)) for path in files)
+    sections: dict[str, list[Row]] = {}
+    for row in rows:
+        sections.setdefault(row.data.partition(" ")[0], []).append(row)
+    return HEAD + "".join(_section(data, sections[data]) for data in sorted(sections, key=_section_rank))
 
 
-def _section(title: str, rows: list[Row]) -> str:
+def _section_rank(data: str) -> tuple[bool, str]:
+    return data != "omniglot", data
+
+
+def _section(data: str, rows: list[Row]) -> str:
+    served = [row for row in rows if row.over_http is not None]
+    errors = [row for row in rows if row.mse is not None or row.data == "sinusoids"]
+    plain = [row for row in rows if row not in served and row not in errors]
+    text = f"\n## {data}\n"
+    text += _accuracies(plain) if plain else ""
+    text += _errors(errors) if errors else ""
+    return text + (_served(served) if served else "")
+
+
+def _accuracies(rows: list[Row]) -> str:
     lines = [
-        f"\n## {title}\n",
-        "| data | episodes | norm | way, shot | accuracy | published | over HTTP | same label | seed |",
+        "| way, shot | algorithm | norm | accuracy | published | episodes | seed | training | command |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        accuracy = "not measured" if row.accuracy is None else f"{row.accuracy:.2%} ± {row.ci95 or 0:.2%}"
-        cells = [row.data, f"{row.episodes:,}", row.norm, f"{row.way}w{row.shot}s", accuracy]
-        cells += [_percent(row.published), _percent(row.over_http), _percent(row.same_label, digits=3), str(row.seed)]
+    order = [entry.algorithm for entry in read_reproductions()]
+    for row in sorted(rows, key=lambda row: (setting_rank(row.way, row.shot), _index(order, row.algorithm))):
+        accuracy = "" if row.accuracy is None else f"{row.accuracy:.2%} ± {row.ci95 or 0:.2%}"
+        cells = [f"{row.way}w{row.shot}s", row.algorithm, row.norm, accuracy, _percent(row.published)]
+        cells += [f"{row.episodes:,}", str(row.seed), _trained(row), f"`{row.command}`"]
         lines.append(f"| {' | '.join(cells)} |")
-    machines = sorted({row.hardware for row in rows})
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def _errors(rows: list[Row]) -> str:
+    steps = sorted({int(step) for row in rows for step in row.mse_by_steps or {}})
+    lines = [
+        "\nMean squared error on the queries; published figures are after one step.\n",
+        "| shot | algorithm | error | published | "
+        + "".join(f"{n} steps | " for n in steps)
+        + "episodes | seed | training | command |",
+        "|---|---|---|---|" + "---|" * (len(steps) + 4),
+    ]
+    order = [entry.algorithm for entry in read_reproductions()]
+    for row in sorted(rows, key=lambda row: (row.shot, _index(order, row.algorithm))):
+        error = "" if row.mse is None else f"{row.mse:.3f} ± {row.mse_ci95 or 0:.3f}"
+        cells = [str(row.shot), row.algorithm, error, "" if row.published_mse is None else f"{row.published_mse:.2f}"]
+        by_steps = row.mse_by_steps or {}
+        cells += [f"{by_steps[str(n)]:.3f}" if str(n) in by_steps else "" for n in steps]
+        cells += [f"{row.episodes:,}", str(row.seed), _trained(row), f"`{row.command}`"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _served(rows: list[Row]) -> str:
+    told = (
+        '\nThe shipped artifacts through a running server; "same label" compares its answers with those computed in '
+        "process, query by query.\n"
+    )
+    lines = [
+        told,
+        "| way, shot | artifact | norm | accuracy | over HTTP | same label | episodes | seed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        accuracy = "" if row.accuracy is None else f"{row.accuracy:.2%} ± {row.ci95 or 0:.2%}"
+        cells = [f"{row.way}w{row.shot}s", row.algorithm, row.norm, accuracy, _percent(row.over_http)]
+        cells += [_percent(row.same_label, digits=3), f"{row.episodes:,}", str(row.seed)]
+        lines.append(f"| {' | '.join(cells)} |")
+    machines = "; ".join(sorted({row.hardware for row in rows}))
     commands = "\n".join(dict.fromkeys(row.command for row in rows))
-    return "\n".join([*lines, f"\nMeasured on {'; '.join(machines)}, with:\n", f"```sh\n{commands}\n```\n"])
+    return "\n".join([*lines, f"\nMeasured on {machines}, with:\n", f"```sh\n{commands}\n```\n"])
+
+
+def _index(order: list[str], algorithm: str) -> int:
+    return order.index(algorithm) if algorithm in order else len(order)
+
+
+def _trained(row: Row) -> str:
+    """How long training took, and where."""
+    return "" if row.seconds is None else f"{row.seconds / 3600:.2f} h, {row.hardware}"
 
 
 def _percent(share: float | None, digits: int = 2) -> str:
     return "" if share is None else f"{share:.{digits}%}"
 
 
+def table_rows(folder: Path) -> list[Row]:
+    """All rows of a folder of results, those of each recipe together, in the order of the files' names."""
+    return [row for path in sorted(folder.glob("*.json")) for row in read_rows(path)]
+
+
 def main(arguments: list[str]) -> int:
     """Write RESULTS.md: python -m kshot_training.results FOLDER RESULTS.md."""
     folder, target = map(Path, arguments)
-    target.write_text(render(sorted(folder.glob("*.json"))), encoding="utf-8")
+    target.write_text(render(table_rows(folder)), encoding="utf-8")
     return 0
 
 

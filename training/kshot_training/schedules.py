@@ -1,6 +1,7 @@
-"""Learning-rate schedules as pure functions of the step, so that a resumed run needs no schedule state.
+"""Schedules as pure functions of the outer step, so that a resumed run needs no schedule state.
 
 factor(step) in [0, 1], times outer.learning_rate, is the learning rate of outer step `step` (counted from 0)
+weights(step) are those of the losses after each inner step
 """
 
 from __future__ import annotations
@@ -8,9 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-__all__ = ["Schedule", "constant", "cosine", "linear", "step_decay", "with_warmup"]
+__all__ = [
+    "Schedule",
+    "StepWeights",
+    "constant",
+    "cosine",
+    "linear",
+    "multi_step_weights",
+    "step_decay",
+    "with_warmup",
+]
 
 Schedule = Callable[[int], float]
+StepWeights = Callable[[int], tuple[float, ...] | None]  # None: the last inner step alone
 
 
 def constant() -> Schedule:
@@ -41,3 +52,29 @@ def with_warmup(schedule: Schedule, *, steps: int) -> Schedule:
     if steps == 0:
         return schedule
     return lambda step: schedule(step) * min(1.0, (step + 1) / steps)
+
+
+def multi_step_weights(*, inner_steps: int, until: int, epoch: int = 1) -> StepWeights:
+    """MAML++'s weights: equal at first, moving to the last inner step, and from outer step `until` on that one alone.
+
+    With n inner steps, epoch number e and E = until / epoch:
+        w_n = min(1/n + e (n - 1) / (n E), 1 - (n - 1) f),  the others max(1/n - e / (n E), f),  f = 0.03 / n
+
+    Args:
+        inner_steps: n.
+        until: outer steps.
+        epoch: outer steps in which the weights stand still.
+
+    Reference: Antoniou, Edwards and Storkey, 2019, arXiv 1810.09502; the floor f as in their code.
+    """
+    floor = 0.03 / inner_steps
+
+    def weights(step: int) -> tuple[float, ...] | None:
+        if step >= until:
+            return None
+        moved = (step // epoch) * epoch / until  # e / E
+        early = max((1 - moved) / inner_steps, floor)
+        last = min((1 + moved * (inner_steps - 1)) / inner_steps, 1 - (inner_steps - 1) * floor)
+        return (early,) * (inner_steps - 1) + (last,)
+
+    return weights

@@ -12,6 +12,7 @@ Each outer step: train, maybe validate, maybe checkpoint, look whether to stop.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,7 @@ class Trained:
     learner: Learner
     meta: MetaParams  # selected as the recipe says
     best_score: float | None
+    seconds: float  # of training and validation, all resumes together; what a kill undid does not count
     notes: tuple[str, ...] = field(default=())
 
 
@@ -103,19 +105,32 @@ def train(
     notes = [] if checkpoint or recipe.init_from is None else [_warm_start_note(meta, recipe.init_from)]
     state = build.build_state(meta, recipe.outer)
     best = Best(snapshot(serving_meta(state)))
+    seconds_before = 0.0
     if checkpoint is not None:
+        seconds_before = checkpoint.values.get("seconds", 0.0)
         _restore(checkpoint, state, best)
         notes.append(f"resumed after outer step {state.step}")
     (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
     with reporter(state.step) as report:
         for note in notes:
             report.line(note)
-        loop = _Loop(recipe, folder, learner, state, best, episodes, report, workers)
+        clock = _Clock(seconds_before, time.monotonic())
+        loop = _Loop(recipe, folder, learner, state, best, episodes, report, workers, clock)
         finished = loop.run(stop)
     learning_curve(read_history(folder / HISTORY), folder / "learning_curve.png", title=recipe.name)
     chosen = best.meta if recipe.artifact.select == "best" else snapshot(serving_meta(state))
     score = best.score if recipe.validation else None
-    return Trained(finished, state.step, learner, chosen, score, tuple(notes))
+    return Trained(finished, state.step, learner, chosen, score, loop.clock.seconds, tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Clock:
+    before: float  # seconds of the runs that this one resumes
+    began: float
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.began
 
 
 @dataclass
@@ -128,6 +143,7 @@ class _Loop:
     episodes: Episodes
     report: Reporter
     workers: int
+    clock: _Clock
 
     def run(self, stop: Callable[[], bool]) -> bool:
         """Run to the end (True) or to a wish to stop (False). Either way a checkpoint of the last step is written."""
@@ -197,7 +213,8 @@ class _Loop:
         tensors, values = self.state.tensors()
         tensors |= {f"best/{name}": tensor for name, tensor in meta_to_arrays(self.best.meta).items()}
         best = {"score": self.best.score, "step": self.best.step} if self.best.step else None
-        checkpoint = Checkpoint(self.state.step, self.recipe.digest, tensors, {"optimizer": values, "best": best})
+        values = {"optimizer": values, "best": best, "seconds": self.clock.seconds}
+        checkpoint = Checkpoint(self.state.step, self.recipe.digest, tensors, values)
         save_checkpoint(self.folder / "checkpoints", checkpoint)
 
 

@@ -115,6 +115,9 @@ def _checked_pixels(image: NDArray[Any]) -> Pixels:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
+        image = image.copy()
+        for elsewhere in ("xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
+            image.info.pop(elsewhere, None)  # PIL believes these, too; of a file, the server reads EXIF alone
         upright = ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError) as error:
         raise InvalidInputError(f"cannot read the PIL image: {error}") from error

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kshot_models.inner.transformation import GradientTransformation, InnerOptimizer, Objective
+from kshot_models.inner.transformation import GradientTransformation, InnerOptimizer, Objective, carry_nothing
 from kshot_models.tree import tree_map
 from kshot_models.types import Params
 
@@ -71,14 +71,12 @@ def adam(
         return GradientTransformation(start, update)
 
     def carry(phi: Params, state: AdamState) -> Params:
-        if not carry_moments:
-            return phi
         # A head row that stands for any class takes the mean over the classes of this task.
         second = {f"second.{name}": v for name, v in state.second.items()}
         means = {name: v if v.shape == phi[name].shape else v.mean(0, keepdim=True) for name, v in second.items()}
         return {**means, "steps": state.steps}
 
-    return InnerOptimizer(init, bind, carry)
+    return InnerOptimizer(init, bind, carry if carry_moments else carry_nothing)
 
 
 def _sqrt(value: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kshot_models.inner.transformation import GradientTransformation, InnerOptimizer, Objective, State
+from kshot_models.inner.transformation import GradientTransformation, InnerOptimizer, Objective, State, carry_nothing
 from kshot_models.tree import prefixed, under
 from kshot_models.types import Params
 
@@ -55,4 +55,6 @@ def chain(*links: InnerOptimizer) -> InnerOptimizer:
         parts = ((i, link, link_state) for i, (link, link_state) in enumerate(zip(links, state, strict=True)))
         return {k: v for i, link, s in parts for k, v in prefixed(f"{i}.", link.carry(under(f"{i}.", phi), s)).items()}
 
-    return InnerOptimizer(init, bind, carry, strength=links[0].strength if links else None)
+    carries = any(link.carries for link in links)
+    strength = links[0].strength if links else None
+    return InnerOptimizer(init, bind, carry if carries else carry_nothing, strength=strength)

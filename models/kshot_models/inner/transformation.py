@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kshot_models.types import Params
 
-__all__ = ["GradientTransformation", "InnerOptimizer", "Objective", "State", "Update", "stateless"]
+__all__ = ["GradientTransformation", "InnerOptimizer", "Objective", "State", "Update", "carry_nothing", "stateless"]
 
 State: TypeAlias = Any
 Objective: TypeAlias = Callable[[Params], Tensor]
@@ -54,7 +54,8 @@ class GradientTransformation(NamedTuple):
     update: Update
 
 
-def _carry_nothing(phi: Params, state: State) -> Params:
+def carry_nothing(phi: Params, state: State) -> Params:
+    """What is learned stays as it is, whatever an adaptation came to."""
     del state
     return phi
 
@@ -70,9 +71,14 @@ class InnerOptimizer(NamedTuple):
 
     init: Callable[[Params, torch.Generator], Params]
     bind: Callable[[Params], GradientTransformation]
-    carry: Callable[[Params, State], Params] = _carry_nothing
+    carry: Callable[[Params, State], Params] = carry_nothing
     strength: float | None = None
     stands_alone: bool = False  # it does not look at what a link before it made of the gradients
+
+    @property
+    def carries(self) -> bool:
+        """Whether `carry` hands something on from one adaptation to the next."""
+        return self.carry is not carry_nothing
 
 
 def stateless(update: Callable[[Params], Params]) -> GradientTransformation:

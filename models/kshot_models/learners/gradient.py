@@ -19,7 +19,6 @@ from itertools import repeat
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from kshot_models.classes import mask_absent, present_classes
 from kshot_models.heads.head import Head, linear_logits
@@ -28,6 +27,7 @@ from kshot_models.losses import Loss, weighted_cross_entropy
 from kshot_models.manifest import NormMode
 from kshot_models.networks.network import Network
 from kshot_models.per_step import fresh_moments, gains_at, is_norm, moments_at, query_row, with_rows
+from kshot_models.serving import inner_gradient, transformable
 from kshot_models.tree import prefixed, tree_add, tree_map, under
 from kshot_models.types import Examples, MetaParams, Params, TaskParams
 
@@ -141,10 +141,10 @@ class GradientLearner:
         at = tree_map(Tensor.detach, changing) if self.first_order else changing
         around = tree_map(Tensor.detach, stays) if self.first_order else stays
         objective = partial(self.support_loss, fixed=around, examples=batch, present=present)
-        grads, loss = grad_and_value(objective)(at)
+        grads, loss = inner_gradient(objective, at)
         if self.first_order:
             grads, loss = tree_map(Tensor.detach, grads), loss.detach()
-        updates, state = self.inner.bind(phi).update(grads, state, changing, loss, objective=objective)
+        updates, state = self.inner.bind(phi).update(grads, state, changing, loss, objective=transformable(objective))
         return tree_add(changing, updates), state
 
     def task_params(

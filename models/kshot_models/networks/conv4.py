@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own spelling
 
 from kshot_models.manifest import InputSpec, NormMode
+from kshot_models.networks.block import BlockShape, block, block_with_moments
 from kshot_models.networks.network import Network
 from kshot_models.norm import NormPass
+from kshot_models.serving import differentiated_at_most_once
 from kshot_models.types import Params
 
 __all__ = ["conv4"]
@@ -42,7 +44,7 @@ def conv4(
         norm_epsilon: added to variances.
         norm_groups: groups of `norm="group"`.
     """
-    stride = 2 if downsample == "stride" else 1
+    shape = BlockShape(2 if downsample == "stride" else 1, downsample == "max_pool", norm_epsilon)
     height, width = (
         _final_size(input.height, downsample, len(channels)),
         _final_size(input.width, downsample, len(channels)),
@@ -65,18 +67,37 @@ def conv4(
         params: Params, inputs: Tensor, *, weights: Tensor | None, moments: Params | None
     ) -> tuple[Tensor, Params]:
         norms = NormPass(norm, weights, moments, norm_epsilon, norm_groups)
-        features = inputs
-        for i in range(1, len(channels) + 1):
-            bias = params.get(f"conv{i}.bias")
-            features = F.conv2d(features, params[f"conv{i}.weight"], bias, stride=stride, padding=1)
-            features = norms(f"norm{i}", features, params[f"norm{i}.gain"], params[f"norm{i}.bias"])
-            if downsample == "max_pool":  # before the ReLU, which then has a quarter of the work and the same answer
-                features = F.max_pool2d(features, 2)
-            features = F.relu(features)
+        blocks = _fused if differentiated_at_most_once() and norms.counts_all_alike() else _plain
+        features = blocks(params, inputs, norms, len(channels), shape)
         embedding = features.flatten(1) if readout == "flatten" else features.mean((2, 3))
         return embedding, norms.used
 
     return Network(init, apply, channels[-1] * (height * width if readout == "flatten" else 1))
+
+
+def _plain(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> Tensor:
+    features = inputs
+    for i in range(1, count + 1):
+        bias = params.get(f"conv{i}.bias")
+        features = F.conv2d(features, params[f"conv{i}.weight"], bias, stride=shape.stride, padding=1)
+        features = norms(f"norm{i}", features, params[f"norm{i}.gain"], params[f"norm{i}.bias"])
+        if shape.pool:  # before the ReLU, which then has a quarter of the work and the same answer
+            features = F.max_pool2d(features, 2)
+        features = F.relu(features)
+    return features
+
+
+def _fused(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> Tensor:
+    """The same in fewer operations; their gradients cannot be differentiated or mapped."""
+    features = inputs
+    for i in range(1, count + 1):
+        weight, gain, bias = params[f"conv{i}.weight"], params[f"norm{i}.gain"], params[f"norm{i}.bias"]
+        if (given := norms.moments(f"norm{i}")) is not None:
+            features = block_with_moments(features, weight, gain, bias, given, shape)
+        else:
+            features, *own = block(features, weight, gain, bias, shape)
+            norms.record(f"norm{i}", *own)
+    return features
 
 
 def _final_size(size: int, downsample: str, blocks: int) -> int:

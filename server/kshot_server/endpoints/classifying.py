@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kshot_server.answers import classification_json, json_response
-from kshot_server.bodies import Body
+from kshot_server.bodies.base import BOTH, QUERIES, Body
 from kshot_server.calls import Call, Classification
 from kshot_server.endpoints.documented import (
     READS_BODY,
@@ -20,7 +20,7 @@ from kshot_server.endpoints.documented import (
 from kshot_server.endpoints.wiring import Wiring
 from kshot_server.metrics import HttpMetrics
 from kshot_server.openapi import request_body
-from kshot_server.schemas import ClassificationOut, ClassifyBody, ClassifyOnceBody
+from kshot_server.schemas import ClassificationOut
 
 __all__ = ["add_classifying"]
 
@@ -34,7 +34,7 @@ def add_classifying(router: APIRouter, wiring: Wiring) -> None:
         tags=["classify"],
         summary="Classify with a session",
         operation_id="classify",
-        openapi_extra=request_body(ClassifyBody, support=False, queries=True),
+        openapi_extra=request_body(QUERIES),
         **answers(ClassificationOut, *READS_BODY, *READS_QUERIES, "session_not_found", "store_unavailable"),
     )
     async def classify(request: Request, session: SessionId) -> Response:
@@ -43,14 +43,14 @@ def add_classifying(router: APIRouter, wiring: Wiring) -> None:
         async def work(call: Call, body: Body) -> Response:
             return _classified(await service.classify(call, session, body), metrics)
 
-        return await gate.run_with_body(request, ("queries",), work)
+        return await gate.run_with_body(request, QUERIES, work)
 
     @router.post(
         "/models/{model}/classify",
         tags=["classify"],
         summary="Teach and classify in one call",
         operation_id="classify_once",
-        openapi_extra=request_body(ClassifyOnceBody, support=True, queries=True),
+        openapi_extra=request_body(BOTH),
         **answers(ClassificationOut, *READS_BODY, *READS_SUPPORT, *READS_QUERIES),
     )
     async def classify_once(request: Request, model: ModelName) -> Response:
@@ -59,7 +59,7 @@ def add_classifying(router: APIRouter, wiring: Wiring) -> None:
         async def work(call: Call, body: Body) -> Response:
             return _classified(await service.classify_once(call, model, body), metrics)
 
-        return await gate.run_with_body(request, ("support", "queries"), work)
+        return await gate.run_with_body(request, BOTH, work)
 
 
 def _classified(result: Classification, metrics: HttpMetrics) -> Response:

@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kshot_server.answers import json_response, session_json
-from kshot_server.bodies import Body
+from kshot_server.bodies.base import SUPPORT, Body
 from kshot_server.calls import Call, Taught
 from kshot_server.endpoints.documented import READS_BODY, READS_SUPPORT, ModelName, SessionId, answers
 from kshot_server.endpoints.wiring import Wiring
 from kshot_server.metrics import HttpMetrics
 from kshot_server.openapi import request_body
-from kshot_server.schemas import SessionOut, TeachBody
+from kshot_server.schemas import SessionOut
 
 __all__ = ["add_teaching"]
 
@@ -38,7 +38,7 @@ def add_teaching(router: APIRouter, wiring: Wiring) -> None:
         tags=["sessions"],
         summary="Teach a session",
         operation_id="create_session",
-        openapi_extra=request_body(TeachBody, support=True, queries=False),
+        openapi_extra=request_body(SUPPORT),
         **documented,
     )
     async def create_session(request: Request, model: ModelName) -> Response:
@@ -47,14 +47,14 @@ def add_teaching(router: APIRouter, wiring: Wiring) -> None:
         async def work(call: Call, body: Body) -> Response:
             return _taught(await service.teach(call, model, body), metrics)
 
-        return await gate.run_with_body(request, ("support",), work)
+        return await gate.run_with_body(request, SUPPORT, work)
 
     @router.post(
         "/sessions/{session}/support",
         tags=["sessions"],
         summary="Teach more",
         operation_id="extend_session",
-        openapi_extra=request_body(TeachBody, support=True, queries=False),
+        openapi_extra=request_body(SUPPORT),
         **answers(
             SessionOut, *READS_BODY, *READS_SUPPORT, "session_not_found", ok="It was known already.", also=created
         ),
@@ -65,7 +65,7 @@ def add_teaching(router: APIRouter, wiring: Wiring) -> None:
         async def work(call: Call, body: Body) -> Response:
             return _taught(await service.extend(call, session, body), metrics)
 
-        return await gate.run_with_body(request, ("support",), work)
+        return await gate.run_with_body(request, SUPPORT, work)
 
 
 def _taught(taught: Taught, metrics: HttpMetrics) -> Response:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from kshot_models.artifact import Artifact, list_artifacts, load_artifact, version_order
-from kshot_models.errors import ModelError
+from kshot_models.errors import ModelError, NotALearner
 from kshot_models.manifest import CLASSIFIERS, Manifest
 from kshot_models.onnx_files import ADAPT, PREDICT
 
@@ -153,7 +153,7 @@ class ModelRepository:
             raise ModelNotFound(digest)
         return loaded
 
-    def artifact(self, digest: str) -> Artifact:
+    def artifact(self, digest: str) -> Artifact[Manifest]:
         """The verified files of a digest.
 
         Raises:
@@ -192,6 +192,8 @@ class ModelRepository:
         refused = None
         try:
             artifact = load_artifact(folder)
+        except NotALearner as error:
+            refused = Refused(folder, "no_classifier", str(error))
         except ModelError as error:
             refused = Refused(folder, "broken", str(error))
         else:
@@ -211,7 +213,9 @@ class ModelRepository:
                 reason = "it has no ONNX graphs; `kshot export FOLDER --onnx` writes a copy that has them"
                 refused = Refused(folder, "no_graphs", reason)
         if refused is not None:
-            _log.warning("model %s is not served: %s", folder, refused.reason)
+            # What is no classifier is in order, only not for a server: an optimizer among the shipped models, say.
+            level = logging.INFO if refused.code == "no_classifier" else logging.WARNING
+            _log.log(level, "model %s is not served: %s", folder, refused.reason)
             return refused
         _log.info("model %s@%s found in %s", manifest.name, manifest.version, folder)
         return ModelEntry(manifest, artifact.digest, folder)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Protocol
 
 from kshot_models.artifact import Artifact
+from kshot_models.manifest import Manifest
 from kshot_server.engine.executors.base import Executor, ServedModel
 from kshot_server.engine.repository import ModelEntry
 
@@ -31,7 +32,7 @@ class ModelSource(Protocol):
         """Build a model with torch; raises ModelNotFound or ModelError."""
         ...
 
-    def artifact(self, digest: str) -> Artifact:
+    def artifact(self, digest: str) -> Artifact[Manifest]:
         """The verified files of a model, without torch; raises ModelNotFound or ModelError."""
         ...
 

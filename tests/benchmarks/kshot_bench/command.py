@@ -27,7 +27,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     adapt.add_argument(
         "--frozen", action="store_true", help="adapt nothing of the encoder; the peer is scikit-learn on features"
     )
-    _add_common(adapt)
+    classify = benches.add_parser("classify", help="one image each for many adapted sessions")
+    classify.add_argument(
+        "--sessions", type=int, default=256, metavar="N", help="sessions in one batch (default: %(default)s)"
+    )
+    train = benches.add_parser("train", help="second-order meta-gradients: tasks a second and peak memory")
+    train.add_argument("--tasks", type=int, default=4, metavar="N", help="tasks of a meta-batch (default: %(default)s)")
+    memory = benches.add_parser("memory", help="peak memory of a second-order meta-gradient, and its growth with steps")
+    for each in (adapt, classify, train, memory):
+        _add_common(each)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from kshot_bench.crew import Crew
-from kshot_bench.jobs import Gemm
+from kshot_bench.jobs import Gemm, Job, perform
 from kshot_bench.limits import copy_rate, gemm_rate
 from kshot_bench.machine import cores
 from kshot_bench.noise import LoadMeter, Noise, judge
 from kshot_bench.report import Floor, Row, best
 from kshot_bench.statistics import interleave, median, spread
+from kshot_bench.threads import with_threads
 from kshot_bench.work import Cost, Work
 
-__all__ = ["Contest", "Options", "Side", "compete", "crew_side", "window"]
+__all__ = ["Contest", "Options", "Side", "compete", "crewed_side", "window"]
 
 _MOST_TASKS = 1 << 14
 
@@ -89,8 +90,7 @@ def compete(sides: list[Side], work: Work, cost: Cost, crew: Crew, options: Opti
     meter = LoadMeter()
     share = options.window_seconds
 
-    def gemm_alone() -> float:
-        return 1 / gemm_rate(work, share, device=options.device)
+    gemm_alone = with_threads(options.workers, lambda: 1 / gemm_rate(work, share, device=options.device))
 
     def gemm_of_all() -> float:
         # Processes on one GPU take turns: each would see the whole of it in its best moment.
@@ -106,7 +106,8 @@ def compete(sides: list[Side], work: Work, cost: Cost, crew: Crew, options: Opti
     figures |= {f"{name} alone": values for name, values in latency.items() if name != "floor"}
     noise = judge(figures, meter.others(), allow_noise=options.allow_noise)
     rows = tuple(_row(side.name, throughput, latency) for side in sides)
-    floor = _floor(cost, throughput["floor"], latency["floor"], copy_rate(share, device=options.device))
+    copied = with_threads(options.workers, copy_rate)(share, device=options.device)
+    floor = _floor(cost, throughput["floor"], latency["floor"], copied)
     return Contest(rows, floor, noise, frozenset(side.name for side in sides if side.peer))
 
 
@@ -127,13 +128,20 @@ def window(run: Run, seconds: float) -> Callable[[], float]:
     return measured
 
 
-def crew_side(rate: Callable[[int], float]) -> Run:
-    """From the tasks per second of all workers at `count` tasks each, to the seconds that a task of them takes."""
+def crewed_side(name: str, crew: Crew, job: Callable[[int], Job], options: Options) -> Side:
+    """A peer: many tasks by the whole crew, one alone in this process with a thread for each core.
 
-    def run(count: int) -> float:
-        return count / rate(count)
+    Args:
+        name: of the side.
+        crew: its processes.
+        job: that of so many tasks, which answers seconds.
+        options: how to measure.
+    """
 
-    return run
+    def together(count: int) -> float:
+        return count / crew.rate(job(count), count)
+
+    return Side(name, together, with_threads(options.workers, lambda count: perform(job(count))))
 
 
 def _row(name: str, throughput: Mapping[str, list[float]], latency: Mapping[str, list[float]]) -> Row:

@@ -7,21 +7,34 @@ parent ── {"kind": "answer", "peer": "higher", "count": 40, ...} ──▶ w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from kshot_bench.limits import gemm_rate, synchronize
+from kshot_bench.memory import peak_memory
 from kshot_bench.peers.base import Peer
+from kshot_bench.peers.session_loop import SessionLoop
 from kshot_bench.peers.table import FROZEN, build_peer
 from kshot_bench.tasks import draw_tasks, episode_of, learner_of, learner_spec, prototype_spec
 from kshot_bench.work import Work, layers
 from kshot_models.tree import tree_map
 from kshot_models.types import Episode
 
-__all__ = ["JOB", "Answer", "Gemm", "Job", "MetaGradients", "peer_and_episodes", "perform"]
+__all__ = [
+    "JOB",
+    "Answer",
+    "Classify",
+    "Gemm",
+    "Job",
+    "MetaGradients",
+    "PeakMemory",
+    "peer_and_episodes",
+    "perform",
+    "session_loop",
+]
 
 _DIFFERENT_TASKS = 8
 
@@ -49,6 +62,21 @@ class MetaGradients(_Job):
     count: int
 
 
+class Classify(_Job):
+    """Answer `count` single queries, in turn for each of `sessions` adapted sessions; the value is the seconds."""
+
+    kind: Literal["classify"] = "classify"
+    sessions: int
+    count: int
+
+
+class PeakMemory(_Job):
+    """Take one meta-gradient in a process that has done no other; the value is what memory it needed at its peak."""
+
+    kind: Literal["peak_memory"] = "peak_memory"
+    subject: str
+
+
 class Gemm(_Job):
     """Multiply matrices for some seconds; the value is the best rate in FLOP per second."""
 
@@ -56,7 +84,9 @@ class Gemm(_Job):
     seconds: float
 
 
-Job: TypeAlias = Answer | MetaGradients | Gemm
+Job: TypeAlias = Answer | Classify | Gemm | MetaGradients | PeakMemory
+Item = TypeVar("Item")
+
 JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
 
 
@@ -68,6 +98,11 @@ def perform(job: Job) -> float:
         case Answer():
             peer, episodes = peer_and_episodes(job.peer, job.work, job.device)
             return _timed(peer.answer, episodes, job.count, job.device)
+        case Classify():
+            loop = session_loop(job.work, job.sessions, job.device)
+            return _timed(loop.answer, range(loop.sessions), job.count, job.device)
+        case PeakMemory():
+            return peak_memory(job.subject, job.work, job.device)
         case MetaGradients():
             peer, episodes = peer_and_episodes(job.peer, job.work, job.device)
             return _timed(lambda episode: peer.meta_gradient([episode]), episodes, job.count, job.device)
@@ -86,10 +121,18 @@ def peer_and_episodes(name: str, work: Work, device: str) -> tuple[Peer, tuple[E
     return build_peer(name, work, params), tuple(episodes)
 
 
-def _timed(do: Callable[[Episode], object], episodes: tuple[Episode, ...], count: int, device: str) -> float:
+@cache
+def session_loop(work: Work, sessions: int, device: str) -> SessionLoop:
+    """Sessions adapted by the plain loop, with one query for each."""
+    _, meta = learner_of(work, learner_spec(work))
+    params = tree_map(lambda value: value.to(device), meta.init)
+    return SessionLoop(work, params, sessions=sessions, device=device)
+
+
+def _timed(do: Callable[[Item], object], items: Sequence[Item], count: int, device: str) -> float:
     synchronize(device)
     begun = time.perf_counter()
     for number in range(count):
-        do(episodes[number % len(episodes)])
+        do(items[number % len(items)])
     synchronize(device)
     return time.perf_counter() - begun

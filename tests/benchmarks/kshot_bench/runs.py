@@ -1,47 +1,106 @@
-"""From the arguments of a command to a report."""
+"""From the arguments of a command to a report: one function for each sub-bench."""
+
+# Each brings in only what it needs: the engine, training, or the client.
+# ruff: noqa: PLC0415
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from kshot_bench.contest import Contest, Options
 from kshot_bench.machine import describe
 from kshot_bench.noise import look_around
-from kshot_bench.report import Report, WorkItem, work_item
-from kshot_bench.work import Work
+from kshot_bench.report import Report, best, work_item
+from kshot_bench.work import Cost, Work, layers, meta_gradient_cost
 
 __all__ = ["options_of", "run_bench", "work_of"]
 
 
 def run_bench(arguments: argparse.Namespace, *, command: str) -> Report:
-    """Run the sub-bench that the arguments name."""
+    """Run the sub-bench that the arguments name.
+
+    Raises:
+        BenchError: see errors.py.
+        ValueError: sizes that are not possible.
+    """
     work, options = work_of(arguments), options_of(arguments)
+    layers(work)  # refuses what no network can be made for, before processes are started
     look_around(allow_noise=options.allow_noise)
-    return _adapt(arguments, work, options, command)
+    found = _RUNS[arguments.bench](arguments, work, options)
+    named = {"bench": arguments.bench, "device": options.device, "command": command}
+    return Report.model_validate({**named, "machine": describe(options.device), **found})
 
 
-def _adapt(arguments: argparse.Namespace, work: Work, options: Options, command: str) -> Report:
-    from kshot_bench.benches.adapt import adapt, cost_of  # noqa: PLC0415 - brings in the engine
+def _adapt(arguments: argparse.Namespace, work: Work, options: Options) -> dict[str, Any]:
+    from kshot_bench.benches.adapt import adapt, cost_of
 
-    item = work_item("adapt and predict", work, cost_of(work, frozen=arguments.frozen))
-    return _report("adapt", item, adapt(work, options, frozen=arguments.frozen), options, command)
+    contest = adapt(work, options, frozen=arguments.frozen)
+    name = "embed and answer, the encoder frozen" if arguments.frozen else "adapt and predict"
+    return _of_contest(contest, name, work, cost_of(work, frozen=arguments.frozen))
 
 
-def _report(bench: str, item: WorkItem, contest: Contest, options: Options, command: str) -> Report:
-    return Report.model_validate(
-        {
-            "bench": bench,
-            "device": options.device,
-            "work": item,
-            "rows": contest.rows,
-            "floor": contest.floor,
-            "noise": contest.noise,
-            "noisy": contest.noise.noisy,
-            "machine": describe(options.device),
-            "command": command,
-            **contest.verdicts(),
-        }
-    )
+def _classify(arguments: argparse.Namespace, work: Work, options: Options) -> dict[str, Any]:
+    from kshot_bench.benches.classify import classify, cost_of
+
+    contest = classify(work, options, sessions=arguments.sessions)
+    return _of_contest(contest, "classify one image of a cached session", work, cost_of(work)) | {
+        "details": {"sessions": arguments.sessions}
+    }
+
+
+def _train(arguments: argparse.Namespace, work: Work, options: Options) -> dict[str, Any]:
+    from kshot_bench.benches.memory import peaks
+    from kshot_bench.benches.train import cost_of, train
+
+    contest = train(work, options, tasks=arguments.tasks)
+    memory = peaks(work, [row.name for row in contest.rows], options.device)
+    rows = [row.model_copy(update={"peak_bytes": memory[row.name]}) for row in contest.rows]
+    leanest = min(memory[name] for name in contest.peers)
+    details = {
+        "tasks of a meta-batch": arguments.tasks,
+        "peak memory, best peer over kshot": leanest / memory["kshot"],
+    }
+    return _of_contest(contest, "second-order meta-gradient", work, cost_of(work)) | {"rows": rows, "details": details}
+
+
+def _memory(arguments: argparse.Namespace, work: Work, options: Options) -> dict[str, Any]:
+    from kshot_bench.benches.memory import memory
+    from kshot_bench.peers.table import ADAPTING
+
+    del arguments
+    rows, growth = memory(work, options)
+    own, rival = rows[0].peak_bytes, best((row for row in rows if row.name in ADAPTING), "peak_bytes")
+    assert own is not None  # every row has one
+    assert rival is not None
+    assert rival.peak_bytes is not None
+    return {
+        "work": work_item("peak memory of a second-order meta-gradient", work, meta_gradient_cost(work)),
+        "rows": rows,
+        "best_peer": rival.name,
+        "ratio_to_best_peer": rival.peak_bytes / own,
+        "details": growth,
+    }
+
+
+def _of_contest(contest: Contest, name: str, work: Work, cost: Cost) -> dict[str, Any]:
+    return {
+        "work": work_item(name, work, cost),
+        "rows": contest.rows,
+        "floor": contest.floor,
+        "noise": contest.noise,
+        "noisy": contest.noise.noisy,
+        **contest.verdicts(),
+    }
+
+
+_RUNS: Mapping[str, Callable[[argparse.Namespace, Work, Options], dict[str, Any]]] = {
+    "adapt": _adapt,
+    "classify": _classify,
+    "memory": _memory,
+    "train": _train,
+}
 
 
 def work_of(arguments: argparse.Namespace) -> Work:

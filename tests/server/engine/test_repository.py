@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from kshot_models.artifact import save_artifact
 from kshot_models.errors import TensorMissing
-from kshot_models.manifest import Component, LearnerSpec
+from kshot_models.manifest import Component, LearnerSpec, OptimizerManifest
 from kshot_server.engine.repository import ModelNotFound, ModelRepository
 
 WriteModel = Callable[..., object]
@@ -107,6 +108,15 @@ def test_a_regression_is_not_served(tmp_path: Path, write_model: WriteModel, spe
     models = ModelRepository([tmp_path])
     assert models.list() == ()
     assert [refused.code for refused in models.refused] == ["no_classifier"]
+
+
+def test_a_learned_optimizer_is_not_served_and_says_what_it_is(tmp_path: Path) -> None:
+    manifest = OptimizerManifest(name="rule", version="1", optimizer=(Component(type="sgd", rate=0.1),))
+    save_artifact(tmp_path / "rule" / "1", manifest, {})
+    models = ModelRepository([tmp_path])
+    assert models.list() == ()
+    assert [refused.code for refused in models.refused] == ["no_classifier"]
+    assert "learned optimizer" in models.refused[0].reason
 
 
 def test_of_two_roots_the_first_counts(tmp_path: Path, write_model: WriteModel) -> None:

@@ -26,9 +26,11 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
+from kshot_server.bodies.base import Parts
+from kshot_server.bodies.json_body import MODELS
+from kshot_server.bodies.table import BODY_FORMATS
 from kshot_server.openapi import request_body
 from kshot_server.problems import PROBLEMS
-from kshot_server.schemas import ClassifyBody, ClassifyOnceBody, TeachBody
 
 
 @pytest.fixture(scope="module")
@@ -93,18 +95,18 @@ def test_nothing_of_the_framework_shows(document: dict[str, Any]) -> None:
     assert "_engine" not in str(document)
 
 
-def test_bodies_come_in_three_kinds_with_an_example(document: dict[str, Any]) -> None:
+def test_bodies_come_in_every_content_type_that_is_read(document: dict[str, Any]) -> None:
     for path, method, operation in operations(document):
         if method == "post":
             content = operation["requestBody"]["content"]
-            assert list(content) == ["application/json", "multipart/form-data", "application/x-safetensors"], path
+            assert list(content) == list(BODY_FORMATS), path
             assert content["application/json"]["examples"]["strokes"]["value"]
 
 
-@pytest.mark.parametrize("body", [TeachBody, ClassifyBody, ClassifyOnceBody])
-def test_examples_are_right_and_their_images_are_images(body: Any) -> None:
-    example = request_body(body, support=True, queries=True)["requestBody"]["content"]["application/json"]["examples"]
-    form = body.model_validate(example["strokes"]["value"])
+@pytest.mark.parametrize("parts", MODELS)
+def test_examples_are_right_and_their_images_are_images(parts: Parts) -> None:
+    example = request_body(parts)["requestBody"]["content"]["application/json"]["examples"]
+    form: Any = MODELS[parts].model_validate(example["strokes"]["value"])
     for item in [*getattr(form, "support", ()), *getattr(form, "queries", ())]:
         with Image.open(io.BytesIO(base64.b64decode(item.image))) as opened:
             assert opened.size == (8, 8)

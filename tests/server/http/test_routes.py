@@ -274,6 +274,19 @@ def test_operations(client: httpx.Client) -> None:
     assert client.get("/openapi.json").json()["info"]["title"] == "kshot"
 
 
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_pages_need_nothing_from_elsewhere(client: httpx.Client, path: str) -> None:
+    """No address but this server's own, which the policy would not let a browser follow."""
+    page = client.get(path)
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    for target in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        assert target.startswith("/")
+        found = client.get(target)
+        assert found.status_code == 200, target
+        if target.startswith("/static/"):
+            assert not re.search(r"https?://", found.text)
+
+
 @pytest.mark.parametrize(
     "path", ["/health", "/info", "/predict", "/_engine/0", "/redoc", "/v1", "/v1/sessions/", "/shutdown"]
 )

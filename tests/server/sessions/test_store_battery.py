@@ -1,4 +1,4 @@
-"""What every session store promises. The stores are the rows of STORES in conftest.py."""
+"""What every session store promises. The stores are the rows of BATTERY in conftest.py."""
 
 from __future__ import annotations
 

@@ -13,10 +13,15 @@ from kshot_server.sessions.stores.memory import MemoryStore
 from kshot_server.sessions.stores.sqlite import SqliteStore
 from kshot_server.sessions.stores.table import STORES, StoreSettings, describe_url, open_store
 
-from .conftest import make_record
+from .conftest import BATTERY, make_record
 from .redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
+
+
+async def test_every_scheme_has_a_row_in_the_battery() -> None:
+    """So a store cannot be added without the tests that all stores pass."""
+    assert frozenset().union(*(row.schemes for row in BATTERY.values())) == STORES.keys()
 
 
 async def test_the_scheme_names_the_store(tmp_path: Path) -> None:

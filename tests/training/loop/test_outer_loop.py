@@ -75,8 +75,11 @@ def test_a_resumed_run_makes_the_same_bits(optimizer: str, make_recipe: Make, pl
     assert_same_bits(straight, second)
 
 
-def test_reptile_resumes_with_its_mini_batches(make_recipe: Make, place: Place) -> None:
-    recipe = make_recipe(**{"meta_gradient": {"type": "reptile", "batch": 2}, "outer.optimizer": "sgd"})
+@pytest.mark.parametrize(("optimizer", "inner"), [("sgd", True), ("adam", False)])
+def test_reptile_resumes_with_its_mini_batches(optimizer: str, inner: bool, make_recipe: Make, place: Place) -> None:
+    adam = {"type": "adam", "rate": 0.01, "beta1": 0.0, "carry_moments": inner}
+    section = {"type": "reptile", "batch": 2}
+    recipe = make_recipe(meta_gradient=section, **{"outer.optimizer": optimizer, "learner.inner": [adam]})
     straight, broken = fresh(recipe), fresh(recipe)
     advance(recipe, straight, place, until=4)
     advance(recipe, broken, place, until=2)

@@ -12,8 +12,10 @@ from pydantic import ValidationError
 
 from kshot_training import build
 from kshot_training.errors import RecipeError
+from kshot_training.meta_gradients import through_adaptation
 from kshot_training.recipe import Recipe
 from kshot_training.recipe_files import apply_override, read_recipe, shipped_recipes
+from kshot_training.sampling import Place, recipe_episodes
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -87,6 +89,9 @@ def test_every_problem_is_told_with_its_key() -> None:
     assert "meta_gradient" in message
 
 
+CARRYING = {"type": "adam", "rate": 0.01, "carry_moments": True}
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
@@ -94,6 +99,28 @@ def test_every_problem_is_told_with_its_key() -> None:
         ({"outer.momentum": 0.9}, "adam has no `momentum`"),
         ({"outer.optimizer": "sgd", "outer.epsilon": 1e-8}, "sgd has no `epsilon`"),
         ({"outer.schedule": {"type": "step"}}, "needs `every`"),
+        (
+            {"meta_gradient": {"type": "through_adaptation", "step_weights": (0.5, 0.5), "multi_step_until": 3}},
+            "give one of the two",
+        ),
+        (
+            {"meta_gradient": {"type": "through_adaptation", "order": 1, "first_order_until": 3}},
+            "never takes second derivatives",
+        ),
+        ({"meta_gradient": {"type": "reptile", "batch": 2, "tail_shots": 1}}, "set direction = 'last'"),
+        (
+            {"meta_gradient": {"type": "reptile", "batch": 2}, "learner.inner": [CARRYING]},
+            "averaged by plain outer steps",
+        ),
+        (
+            {
+                "meta_gradient": {"type": "reptile", "batch": 2},
+                "learner.inner": [CARRYING],
+                "outer.optimizer": "sgd",
+                "outer.momentum": 0.9,
+            },
+            "averaged by plain outer steps",
+        ),
         ({"validation": None}, "needs a \\[validation\\] section"),
     ],
 )
@@ -129,3 +156,52 @@ def test_the_digest_covers_what_decides_the_numbers(make_recipe: Callable[..., R
     assert make_recipe(**{"outer.steps": 7}).digest != digest
     assert make_recipe(**{"learner.steps": 1}).digest != digest
     assert make_recipe(**{"checkpoint_every": 3, "artifact.description": "other", "measure": None}).digest == digest
+
+
+PARTS = {
+    "MSL": ("meta_gradient.multi_step_until=5000", "meta_gradient.multi_step_epoch=500"),
+    "DA": ("meta_gradient.first_order_until=25000",),
+    "CA": ("outer.schedule.final=0.01",),
+    "BNWB and BNRS": ("learner.per_step_gains=true", "learner.norm=per_step"),
+    "LSLR": ('learner.inner=[{type = "lslr", rate = 0.1, steps = 5}]',),
+}
+
+
+def test_the_parts_of_mamlpp_are_its_whole() -> None:
+    def decisive(recipe: Recipe) -> dict[str, Any]:
+        return recipe.model_dump(exclude={"name", "description", "artifact"})
+
+    overrides = [override for part in PARTS.values() for override in part]
+    assert decisive(read_recipe("omniglot-mamlpp-baseline", overrides)) == decisive(read_recipe("omniglot-mamlpp"))
+    digests = {read_recipe("omniglot-mamlpp-baseline", list(part)).digest for part in PARTS.values()}
+    assert len(digests | {read_recipe("omniglot-mamlpp-baseline").digest}) == len(PARTS) + 1
+    head = shipped_recipes()["omniglot-mamlpp-baseline"].read_text(encoding="utf-8").split("name = ")[0]
+    assert all(override in head for override in overrides)  # each is told to users
+
+
+@pytest.mark.parametrize(
+    ("step", "first_order", "weights"),
+    [(0, True, (0.5, 0.5)), (2, True, (0.25, 0.75)), (3, False, (0.25, 0.75)), (4, False, None), (5, False, None)],
+)
+def test_losses_and_orders_are_annealed_by_the_outer_step(
+    step: int, first_order: bool, weights: Any, make_recipe: Callable[..., Recipe], place: Place
+) -> None:
+    section = {"type": "through_adaptation", "multi_step_until": 4, "multi_step_epoch": 2, "first_order_until": 3}
+    recipe = make_recipe(meta_gradient=section)
+    learner = build.build_learner(recipe.learner, recipe.input)
+    meta = build.fresh_meta(learner, seed=recipe.seed)
+    batch = recipe_episodes(recipe, place).train(0)
+    at = build.build_meta_gradient(recipe)
+    expected, found = (
+        gradient(learner, meta, batch.episodes, way=batch.way, generator=torch.Generator())
+        for gradient in (through_adaptation(first_order=first_order, step_weights=weights), at(step))
+    )
+    assert found[1] == expected[1]
+    assert all(torch.equal(found[0].init[name], grad) for name, grad in expected[0].init.items())
+
+
+def test_an_annealed_meta_gradient_is_made_anew_only_when_it_changes(make_recipe: Callable[..., Recipe]) -> None:
+    at = build.build_meta_gradient(make_recipe(meta_gradient={"type": "through_adaptation", "first_order_until": 2}))
+    assert at(0) is at(1)  # it may hold a pool of threads
+    assert at(1) is not at(2)
+    assert at(2) is at(3)

@@ -23,10 +23,31 @@ CASES: dict[str, dict[str, Any]] = {
     "meta-sgd": {"inner": [{"type": "meta_sgd", "rate": 0.2}]},
     "lstm": {"inner": [{"type": "lstm", "hidden": (5, 4), "scale": 0.1}]},
     "meta-learner lstm": {"inner": [{"type": "meta_learner_lstm", "hidden": 5, "input_bias": (-1.5, -1.0)}]},
+    "anil": {"adapt": ("head.*",)},
+    "boil": {"adapt": ("body.*",)},
     "group": {"norm": "group", "network": {"type": "conv4", "channels": (4, 4), "norm_groups": 2}},
     "mamlpp": {"norm": "per_step", "per_step_gains": True},
     "protonet": {"type": "prototype", "head": {"type": "prototype"}, "inner": [], "steps": 0},
     "ridge": {"type": "ridge", "head": {"type": "ridge"}, "inner": [], "steps": 0},
+    "matching": {
+        "type": "matching",
+        "head": {"type": "matching", "full_context": True, "reads": 2},
+        "inner": [],
+        "steps": 0,
+    },
+    "snail": {
+        "type": "snail",
+        "head": {
+            "type": "snail",
+            "max_way": 5,
+            "max_length": 8,
+            "filters": 3,
+            "attention": [[4, 3], [3, 2]],
+            "orders": 2,
+        },
+        "inner": [],
+        "steps": 0,
+    },
 }
 Result = tuple[MetaParams, Metrics]
 
@@ -75,7 +96,10 @@ def pad(examples: Examples, count: int) -> Examples:
     return Examples(inputs, targets, torch.cat([examples.weights, torch.zeros(tasks, count).double()], 1))
 
 
-@pytest.mark.parametrize("name", ["maml", "proto-maml", "lslr", "transductive", "mamlpp", "protonet", "ridge"])
+PADDED = ["maml", "proto-maml", "lslr", "transductive", "mamlpp", "protonet", "ridge", "matching", "snail"]
+
+
+@pytest.mark.parametrize("name", PADDED)
 def test_padding_changes_nothing(name: str, make_case: Callable[..., Any], make_episodes: Callable[..., Any]) -> None:
     learner, meta = make_case(**CASES[name])
     episodes = make_episodes(way=WAY)

@@ -22,8 +22,9 @@ from kshot_models.losses import mean_squared_error
 from kshot_models.networks import Network
 from kshot_models.tree import meta_map
 from kshot_models.types import Episode, Examples, MetaParams, Params
+from kshot_training.errors import RecipeError
 from kshot_training.meta_gradients import joint, reptile, through_adaptation
-from kshot_training.meta_gradients.reptile import mini_batches
+from kshot_training.meta_gradients.reptile import mini_batches, plan_steps
 
 ALPHA, STEPS, TASKS = 0.1, 3, 4
 
@@ -115,6 +116,78 @@ def test_reptile_over_whole_supports_is_theta_minus_phi(
             phi = phi - 2 * ALPHA * (a @ phi - c)
         ends.append(phi)
     torch.testing.assert_close(vector(grads.init), vector(meta.init) - torch.stack(ends).mean(0), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("tail_shots", [1, 3])
+@pytest.mark.parametrize("batching", ["loop", "vmap"])
+def test_the_last_step_on_a_separate_tail_is_fomaml_times_the_rate(
+    tail_shots: int, batching: Any, learner: GradientLearner, meta: MetaParams, episodes: Episode
+) -> None:
+    # Support sets of one class (a regression's targets are counted as such), 6 examples each: the tail and the rest.
+    support = episodes.support._replace(targets=torch.ones_like(episodes.support.targets))
+    episodes = Episode(support, episodes.query)
+    size = 6 - tail_shots
+    along = reptile(batch=size, direction="last", tail_shots=tail_shots, batching=batching, loss=mean_squared_error)
+    grads, _ = along(learner, meta, episodes, way=1, generator=torch.Generator().manual_seed(4))
+    generator = torch.Generator().manual_seed(4)  # the same shuffles again, task by task
+    split: list[Episode] = []
+    for task in range(TASKS):
+        one = Examples(*(t[task] for t in episodes.support))
+        *rest, tail = plan_steps(one, size, STEPS, generator, tail_shots=tail_shots)
+        assert sorted([*rest[0].tolist(), *tail.tolist()]) == list(range(6))
+        assert len(tail) == tail_shots
+        split.append(Episode(*(Examples(*(t[indices] for t in one)) for indices in (rest[0], tail))))
+    together = Episode(*(Examples(*map(torch.stack, zip(*part, strict=True))) for part in zip(*split, strict=True)))
+    before = dataclasses.replace(learner, steps=STEPS - 1)  # phi_{k-1}, judged on the tail
+    first_order = through_adaptation(first_order=True, loss=mean_squared_error)
+    expected, _ = first_order(before, meta, together, way=1, generator=torch.Generator())
+    torch.testing.assert_close(vector(grads.init), ALPHA * vector(expected.init), rtol=1e-12, atol=0)
+
+
+def test_a_separate_tail_has_as_many_of_each_class_and_no_padding() -> None:
+    targets = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0])
+    weights = torch.tensor([1.0] * 9 + [0.0, 0.0])
+    support = Examples(torch.arange(11.0)[:, None], targets, weights)
+    *before, tail = plan_steps(support, 3, 4, torch.Generator().manual_seed(0), tail_shots=1)
+    assert sorted(targets[tail].tolist()) == [0, 1, 2]
+    assert [len(indices) for indices in before] == [3, 3, 3]
+    seen = {index for indices in before for index in indices.tolist()}
+    assert seen | set(tail.tolist()) == set(range(9))
+    assert not seen & set(tail.tolist())
+    with pytest.raises(RecipeError, match="tail_shots = 3 leaves no examples"):
+        plan_steps(support, 3, 4, torch.Generator(), tail_shots=3)
+
+
+def test_along_the_last_step_of_a_shared_tail(learner: GradientLearner, meta: MetaParams, episodes: Episode) -> None:
+    grads, _ = reptile(batch=6, direction="last", loss=mean_squared_error)(
+        learner, meta, episodes, way=1, generator=torch.Generator().manual_seed(0)
+    )
+    moves = []
+    for task in range(TASKS):
+        a, c = design(episodes.support, task)
+        phi = vector(meta.init)
+        for _ in range(STEPS):
+            before, phi = phi, phi - 2 * ALPHA * (a @ phi - c)
+        moves.append(before - phi)
+    torch.testing.assert_close(vector(grads.init), torch.stack(moves).mean(0), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("direction", ["all", "last"])
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_reptile_takes_tasks_together_as_it_takes_them_one_by_one(
+    direction: Any, chunk: int | None, make_case: Callable[..., Any], make_episodes: Callable[..., Any]
+) -> None:
+    inner = [{"type": "adam", "rate": 0.01, "beta1": 0.0, "carry_moments": True}]
+    learner, meta = make_case(inner=inner, steps=3)
+    meta = meta._replace(inner={name: v.abs() for name, v in meta.inner.items()})
+    episodes = make_episodes(tasks=3, way=3, shot=2)
+    loop, together = (
+        reptile(batch=4, direction=direction, batching=batching, chunk_size=chunk)(
+            learner, meta, episodes, way=3, generator=torch.Generator().manual_seed(0)
+        )
+        for batching in ("loop", "vmap")
+    )
+    torch.testing.assert_close(together, loop, rtol=1e-9, atol=1e-11)
 
 
 def test_one_step_of_reptile_is_the_mean_inner_gradient(

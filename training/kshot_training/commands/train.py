@@ -8,6 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kshot_training.recipe import Recipe
 
 __all__ = ["EXTRA", "HELP", "configure", "run"]
 
@@ -22,6 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", metavar="KEY=VALUE", help="replaces a value of the recipe: outer.steps=200"
     )
     parser.add_argument("--list", action="store_true", help="list the shipped recipes and exit")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="read the recipe, count what it costs, and train nothing"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/RECIPE)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
@@ -50,6 +57,20 @@ def _list() -> int:
     return 0
 
 
+def _tell_cost(recipe: Recipe) -> int:
+    import torch
+
+    from kshot_training.build import build_learner
+    from kshot_training.flops import outer_step_flops
+
+    meta = build_learner(recipe.learner, recipe.input).init(torch.Generator().manual_seed(0))
+    parameters = sum(tensor.numel() for part in meta for tensor in part.values())
+    flops = outer_step_flops(recipe)
+    print(f"{recipe.name}: {recipe.outer.steps} outer steps of {recipe.episodes.tasks} tasks, {parameters} numbers")
+    print(f"{flops / 1e9:.3f} GFLOP an outer step, {flops * recipe.outer.steps / 1e15:.3f} PFLOP in all")
+    return 0
+
+
 def _train(args: argparse.Namespace) -> int:
     from kshot_training.errors import CheckpointError, RecipeError
     from kshot_training.finish import finish
@@ -62,6 +83,8 @@ def _train(args: argparse.Namespace) -> int:
     if args.recipe is None:
         raise RecipeError("expected a recipe: a TOML file or a shipped name; `kshot train --list` shows these")
     recipe = read_recipe(args.recipe, args.overrides)
+    if args.dry_run:
+        return _tell_cost(recipe)
     folder = args.out or Path("runs") / recipe.name
     if not args.resume and any((folder / "checkpoints").glob("step-*")):
         raise CheckpointError(f"{folder} holds a run: add --resume to go on with it, or name another --out")

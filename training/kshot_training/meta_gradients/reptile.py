@@ -1,21 +1,26 @@
-"""Reptile: move the start towards where inner mini-batch steps end.
+"""Reptile: move the start towards where inner mini-batch steps end; and FOMAML in this form, along the last step alone.
 
-    theta ──batch 1──> phi_1 ──batch 2──> ... phi_k            "gradient" = theta - mean_tasks phi_k
+    theta ──batch 1──> phi_1 ──batch 2──> ... phi_k            direction "all"    "gradient" = theta - mean_tasks phi_k
+                                                               direction "last"   mean_tasks (phi_{k-1} - phi_k)
 
 With an outer optimizer of plain SGD and rate eps the step is theta + eps (mean phi - theta), the published rule. The
 support set of a training episode is the task's whole data (`train_shots` examples a class, more than the shot that is
-tested); inner steps take shuffled mini-batches of it that cycle without replacement and straddle epochs.
+tested); inner steps take shuffled mini-batches of it that cycle without replacement and straddle epochs. The last step
+may take examples that no step before it saw: the separate tail, without which FOMAML suffers from batches that overlap.
 
-What an inner optimizer carries from one task to the next (Adam's second moments) moves by the same rule; rates and
-other learned inner parameters get zero gradients. The official code hands the moments on from task to task; here the
-tasks of a meta-batch start from the same ones and their mean is taken, so that they can run side by side.
+What an inner optimizer carries from one task to the next (Adam's second moments) moves by the same rule, along all
+steps; rates and other learned inner parameters get zero gradients. The official code hands the moments on from task to
+task, which here is one task an outer step; the tasks of a larger meta-batch start from the same ones and their mean is
+taken, so that they can run side by side.
 
 Reference: Nichol, Achiam and Schulman, 2018, arXiv 1803.02999.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,21 +32,43 @@ from kshot_training.errors import RecipeError
 from kshot_training.meta_gradients.base import MetaGradient, Metrics
 from kshot_training.meta_gradients.counting import refuse_per_step
 from kshot_training.meta_gradients.first_order import first_order_form
-from kshot_training.meta_gradients.tasks import accuracy, mean_metrics, split_tasks, sum_in_order, task_map, zeros_like
+from kshot_training.meta_gradients.tasks import (
+    Batching,
+    accuracy,
+    batched_mean,
+    mean_in_order,
+    split_tasks,
+    task_map,
+)
 
-__all__ = ["mini_batches", "reptile"]
+__all__ = ["Direction", "Plan", "mini_batches", "plan_steps", "reptile"]
+
+Direction = Literal["all", "last"]
+Plan = tuple[Tensor, ...]  # for each inner step the indices of its examples in the support set
 
 
 def reptile(
-    *, batch: int, steps: int | None = None, loss: Loss = weighted_cross_entropy, workers: int = 1
+    *,
+    batch: int,
+    steps: int | None = None,
+    direction: Direction = "all",
+    tail_shots: int | None = None,
+    batching: Batching = "loop",
+    chunk_size: int | None = None,
+    loss: Loss = weighted_cross_entropy,
+    workers: int = 1,
 ) -> MetaGradient:
-    """Make the pseudo-gradient theta - mean_tasks phi_k.
+    """Make the pseudo-gradient theta - mean_tasks phi_k, or mean_tasks (phi_{k-1} - phi_k).
 
     Args:
         batch: Examples per inner step.
         steps: Inner steps k; None takes the learner's own number.
+        direction: Along all inner steps, or along the last one: FOMAML, times what the inner optimizer makes of it.
+        tail_shots: Examples of each class that the last step takes and no other; None: a mini-batch like the others.
+        batching: "loop" takes one task at a time, "vmap" takes them as one computation.
+        chunk_size: With "vmap", at most so many tasks at once.
         loss: Of the metrics; the inner loop minimizes the learner's.
-        workers: So many tasks side by side, each on a thread.
+        workers: With "loop", so many tasks side by side, each on a thread.
     """
     run = task_map(workers)
 
@@ -52,47 +79,89 @@ def reptile(
             raise RecipeError("meta_gradient.type = 'reptile' needs a gradient learner: others take no inner steps")
         refuse_per_step(learner, "reptile")
         tasks = split_tasks(episodes)
-        support_size = len(tasks[0].support.targets)
         count = learner.steps if steps is None else steps
-        plans = [list(mini_batches(support_size, batch, count, generator)) for _ in tasks]
+        plans = [plan_steps(task.support, batch, count, generator, tail_shots=tail_shots) for task in tasks]
         plain = first_order_form(learner)
         assert isinstance(plain, GradientLearner)
 
-        def one(work: tuple[Episode, list[Tensor]]) -> tuple[tuple[Tensor, ...], Metrics]:
+        def one(work: tuple[Episode, Plan]) -> tuple[tuple[Tensor, ...], Metrics]:
             with torch.no_grad():
-                return _one(plain, meta, *work, way=way, loss=loss)
+                return _one(plain, meta, *work, way=way, direction=direction, loss=loss)
 
-        total, metrics = sum_in_order(run(one, zip(tasks, plans, strict=True)))
-        values = iter(tensor.div_(len(tasks)) for tensor in total)
-        init = {name: next(values) for name in meta.init}
-        inner = {name: next(values) for name in meta.inner}
-        return MetaParams(init, inner, zeros_like(meta.stats)), mean_metrics(metrics)
+        if batching == "vmap":
+            together = tuple(torch.stack(step) for step in zip(*plans, strict=True))
+            return batched_mean(one, meta, (episodes, together), chunk_size)
+        return mean_in_order(meta, run(one, zip(tasks, plans, strict=True)))
 
     return meta_gradient
 
 
+def plan_steps(
+    support: Examples, batch: int, count: int, generator: torch.Generator, *, tail_shots: int | None = None
+) -> Plan:
+    """Which examples each of `count` inner steps takes.
+
+    Args:
+        support: of one task.
+        batch: examples per step.
+        count: steps.
+        generator: shuffles.
+        tail_shots: examples of each class that only the last step takes, all of them; None takes none apart.
+
+    Raises:
+        RecipeError: the tail leaves nothing for the steps before it.
+    """
+    device = support.targets.device
+    if tail_shots is None:
+        batches = mini_batches(len(support.targets), batch, count, generator)
+        return tuple(indices.to(device) for indices in batches)
+    shuffled = torch.randperm(len(support.targets), generator=generator).to(device)
+    kept = shuffled[support.weights[shuffled] > 0]
+    classes = support.targets[kept]
+    # How many of its class stand before an example: the first `tail_shots` of each class are the tail.
+    earlier = (classes[:, None] == classes[None, :]).tril(-1).sum(1)
+    tail, rest = kept[earlier < tail_shots], kept[earlier >= tail_shots]
+    if not len(rest):
+        raise RecipeError(f"meta_gradient.tail_shots = {tail_shots} leaves no examples: make episodes.shot larger")
+    return (*(rest[i.to(device)] for i in mini_batches(len(rest), batch, count - 1, generator)), tail)
+
+
 def mini_batches(size: int, batch: int, count: int, generator: torch.Generator) -> Iterator[Tensor]:
     """`count` batches of indices below `size`: permutations one after another, cut without regard to where one ends."""
+    if count == 0:
+        return
     stream = torch.cat([torch.randperm(size, generator=generator) for _ in range(-(-batch * count // size))])
     yield from torch.split(stream[: batch * count], batch)
 
 
 def _one(
-    learner: GradientLearner, meta: MetaParams, episode: Episode, plan: list[Tensor], *, way: int, loss: Loss
+    learner: GradientLearner,
+    meta: MetaParams,
+    episode: Episode,
+    plan: Plan,
+    *,
+    way: int,
+    direction: Direction,
+    loss: Loss,
 ) -> tuple[tuple[Tensor, ...], Metrics]:
     support, query = episode
     batches = (Examples(*(tensor[indices] for tensor in support)) for indices in plan)
-    *_, (fast, state) = learner.descend(meta, support, batches, way=way)
+    path = learner.descend(meta, support, batches, way=way)
+    (before, _), (fast, state) = deque(path, maxlen=2)
     logits = learner.predict(meta, learner.task_params(meta, fast, support, way=way), query.inputs, query.weights)
     carried = learner.inner.carry(meta.inner, state)
-    displacement = [_displacement(name, start, fast) for name, start in meta.init.items()]
+    since = before if direction == "last" else meta.init
+    displacement = [_displacement(name, start, since, fast) for name, start in meta.init.items()]
     displacement += [start - carried[name] for name, start in meta.inner.items()]
     return tuple(displacement), Metrics(loss(logits, query), accuracy(logits, query))
 
 
-def _displacement(name: str, start: Tensor, fast: Params) -> Tensor:
+def _displacement(name: str, start: Tensor, since: Params, fast: Params) -> Tensor:
     if name not in fast:  # meta-learned only, or made from the support set
         return torch.zeros_like(start)
-    end = fast[name]
+    return _as_started(since[name], start) - _as_started(fast[name], start)
+
+
+def _as_started(weights: Tensor, start: Tensor) -> Tensor:
     # A vector that stands for every class (the shared head) goes to the mean of its rows.
-    return start - (end if end.shape == start.shape else end.mean(0))
+    return weights if weights.shape == start.shape else weights.mean(0)

@@ -102,9 +102,9 @@ def mean_in_order(
 
 
 def batched_mean(
-    one: Callable[[Episode], tuple[Sequence[Tensor], Metrics]],
+    one: Callable[[Item], tuple[Sequence[Tensor], Metrics]],
     meta: MetaParams,
-    episodes: Episode,
+    episodes: Item,
     chunk_size: int | None,
 ) -> tuple[MetaParams, Metrics]:
     """The same mean, with `one` run on all tasks as one computation, or on `chunk_size` of them at a time."""

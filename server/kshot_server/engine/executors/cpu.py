@@ -20,9 +20,11 @@ from torch import Tensor
 from kshot_models.costs import measure_costs
 from kshot_models.load import LoadedLearner, normalise
 from kshot_models.manifest import InputSpec, Limits
-from kshot_models.tree import meta_map, size_bytes
+from kshot_models.serving import serving
+from kshot_models.tree import meta_map
 from kshot_models.types import Examples
 from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
+from kshot_server.engine.executors.own_memory import in_own_memory
 from kshot_server.engine.executors.results import DIVERGED, probabilities
 from kshot_server.engine.requests import Failed, Support
 
@@ -89,12 +91,12 @@ class CpuExecutor:
         del limits
         return Place(None, len(queries.inputs))
 
-    @torch.no_grad()
+    @serving()
     def adapt(self, model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:
         """See Executor."""
         return [_adapt(model, support) for support in supports]
 
-    @torch.no_grad()
+    @serving()
     def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
         """See Executor."""
         return [_predict(model, queries) for queries in batch]
@@ -109,7 +111,8 @@ def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
     task = model.learner.adapt(model.meta_params, examples, way=model.fixed_way or support.way)
     if not all(values.isfinite().all() for values in task.values()):
         return DIVERGED
-    return AdaptedWeights(task, support.way, None, size_bytes(task))
+    values, size = in_own_memory(task)
+    return AdaptedWeights(values, support.way, None, size)
 
 
 def _predict(model: ServedModel, queries: Queries) -> NDArray[np.float32] | Failed:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kshot_models.artifact import Artifact, read_file
 from kshot_models.errors import FormatUnsupported, GraphInvalid
+from kshot_models.manifest import Manifest
 from kshot_models.onnx_files import FLOPS, LAYOUT, LAYOUT_KEY, LOGITS, PREDICT
 
 __all__ = ["Arrays", "Graph"]
@@ -29,7 +30,7 @@ class Graph:
     flops: float  # per example
 
     @classmethod
-    def read(cls, artifact: Artifact, name: str, device: str) -> Graph:
+    def read(cls, artifact: Artifact[Manifest], name: str, device: str) -> Graph:
         """Make a graph of an artifact ready on a device.
 
         Raises:

@@ -9,17 +9,16 @@ logistic regression on the same features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kshot_bench.contest import Contest, Options, Side, compete, crew_side
+from kshot_bench.contest import Contest, Options, Side, compete, crewed_side
 from kshot_bench.crew import Crew
 from kshot_bench.errors import Disagreement
-from kshot_bench.jobs import Answer, peer_and_episodes, perform
+from kshot_bench.jobs import Answer, Job, peer_and_episodes
 from kshot_bench.peers.table import ADAPTING, FROZEN, require
 from kshot_bench.report import Row
 from kshot_bench.served import Served
@@ -52,7 +51,7 @@ def adapt(work: Work, options: Options, *, frozen: bool = False) -> Contest:
     ours = {"kshot": prototype_spec(work), "kshot head only": learner_spec(work, adapt=("head.*",))}
     if not frozen:
         ours = {"kshot": learner_spec(work)}
-    with Crew(options.workers) as crew, all_cores(options.workers):
+    with Crew(options.workers) as crew:
         engines = {n: Served(work, s, device=options.device, threads=options.threads) for n, s in ours.items()}
         try:
             apart = {} if frozen else differences(engines["kshot"], names, options.device)
@@ -78,13 +77,10 @@ def served_side(name: str, served: Served) -> Side:
 def peer_sides(names: tuple[str, ...], work: Work, crew: Crew, options: Options) -> list[Side]:
     """The peers as sides."""
 
-    def side(name: str) -> Side:
-        def job(count: int) -> Answer:
-            return Answer(peer=name, work=work, count=count, device=options.device)
+    def job(name: str) -> Callable[[int], Job]:
+        return lambda count: Answer(peer=name, work=work, count=count, device=options.device)
 
-        return Side(name, crew_side(lambda count: crew.rate(job(count), count)), lambda count: perform(job(count)))
-
-    return [side(name) for name in names]
+    return [crewed_side(name, crew, job(name), options) for name in names]
 
 
 def differences(served: Served, names: tuple[str, ...], device: str) -> dict[str, float]:
@@ -112,14 +108,3 @@ def _difference(ours: NDArray[np.float32], theirs: torch.Tensor) -> float:
 
 def _with_differences(rows: tuple[Row, ...], apart: dict[str, float]) -> tuple[Row, ...]:
     return tuple(row.model_copy(update={"difference": apart.get(row.name)}) for row in rows)
-
-
-@contextmanager
-def all_cores(threads: int) -> Iterator[None]:
-    """torch in this thread has so many threads within, as a peer with one task would let it have."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,16 +1,19 @@
-"""`kshot bench adapt`, whole, on a tiny work item: the shape of what it reports. Never how fast anything was."""
+"""Whole benches on a tiny work item: the shape of what they report. Never how fast anything was."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import mmap
 from pathlib import Path
 
 import pytest
 
-from kshot_bench import command
+from kshot_bench import command, memory
 from kshot_bench.benches import adapt
+from kshot_bench.benches.train import train
+from kshot_bench.contest import Options
 from kshot_bench.crew import Crew
 from kshot_bench.errors import Disagreement, WorkerFailed
 from kshot_bench.jobs import Answer, Gemm
@@ -45,6 +48,35 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert last["floor"]["ms_per_task"] <= last["work"]["flops"] / last["floor"]["gemm_gflops"] / 1e6 * 1.001
     assert last["machine"]["cores"] >= 1
     assert all(math.isfinite(last[key]) for key in ("latency_ratio_to_best_peer", "latency_fraction_of_floor"))
+
+
+def test_classify(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("classify", "--sessions=4", *TINY, "--allow-noise", "--json") == 0
+    last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert [row["name"] for row in last["rows"]] == ["kshot", "session loop"]
+    assert last["work"]["flops"] == 2 * 9 * (256 * 4 + 64 * 16) + 2 * 64 * 3
+    assert 0 <= last["rows"][1]["difference"] < 1e-5
+
+
+def test_train() -> None:
+    sizes = Work(way=3, steps=1, queries=3, size=16, channels=(4, 4))
+    contest = train(sizes, Options(threads=1, repetitions=2, window_seconds=0.01, allow_noise=True), tasks=2)
+    assert [row.name for row in contest.rows] == ["kshot", "higher", "torchopt", "autograd"]
+    assert all(row.difference is not None and row.difference < 1e-4 for row in contest.rows[1:])
+
+
+def test_peaks_are_what_was_touched() -> None:
+    before = memory._reset_peak()
+    with mmap.mmap(-1, 64 << 20) as touched:
+        touched.write(b"x" * (8 << 20) * 8)
+    assert memory._kernel_bytes("VmHWM") - before > 60 << 20
+    before = memory._reset_peak()
+    assert memory._kernel_bytes("VmHWM") - before < 8 << 20
+
+
+def test_every_way_of_kshot_gives_a_gradient(tiny: Work) -> None:
+    for name in memory.SUBJECTS:
+        assert memory.peak_memory(name, tiny, "cpu") >= 0
 
 
 def test_what_cannot_be_measured_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,1 @@
+"""Request bodies: a file for each content type; table.py lists them."""

@@ -1,0 +1,53 @@
+"""What an outer step costs, counted by program: on torch's "meta" device, where tensors have shapes and no values.
+
+Counted are convolutions and matrix products, two operations a multiply-add, as torch.utils.flop_counter does. What
+depends on values (an early end of conjugate gradients, a line search) counts as if it ran its course.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kshot_models.tree import meta_map
+from kshot_models.types import Episode, Examples
+from kshot_training.build import build_learner, build_meta_gradient
+from kshot_training.recipe import Recipe, Span
+
+__all__ = ["meta_device_step", "outer_step_flops"]
+
+
+def outer_step_flops(recipe: Recipe) -> int:
+    """Floating-point operations of one outer step at the largest way and shot of the recipe's episodes."""
+    with FlopCounterMode(display=False) as counter:
+        meta_device_step(recipe)
+    return int(counter.get_total_flops()) * recipe.episodes.tasks
+
+
+def meta_device_step(recipe: Recipe) -> None:
+    """The meta-gradient of one task without values.
+
+    It also shows that the recipe computes on one device: a tensor made on the CPU in passing would be refused.
+    """
+    learner = build_learner(recipe.learner, recipe.input)
+    meta = meta_map(lambda t: t.to("meta"), learner.init(torch.Generator().manual_seed(0)))
+    way, shot = _largest(recipe.episodes.way), _largest(recipe.episodes.shot)
+    regression = recipe.learner.type == "gradient_regression"
+    spec = recipe.input
+    shape = (1,) if regression else (spec.channels, spec.height, spec.width)
+
+    def examples(count: int) -> Examples:
+        target = torch.float32 if regression else torch.int64
+        return Examples(
+            torch.empty(1, count, *shape, device="meta"),
+            torch.empty(1, count, dtype=target, device="meta"),
+            torch.empty(1, count, device="meta"),
+        )
+
+    episodes = Episode(examples(way * shot), examples(way * recipe.episodes.queries))
+    gradient_of = build_meta_gradient(recipe)(0)
+    gradient_of(learner, meta, episodes, way=way, generator=torch.Generator().manual_seed(0))
+
+
+def _largest(span: Span) -> int:
+    return span if isinstance(span, int) else span[1]
