@@ -47,6 +47,15 @@ SPECS = {
         per_step_gains=True,
     ),
     "prototype": LearnerSpec(type="prototype", network=CONV4, head=Component(type="prototype")),
+    "ridge": LearnerSpec(type="ridge", network=CONV4, head=Component(type="ridge", regularizer=1.0)),
+    "matching": LearnerSpec(
+        type="matching", network=CONV4, head=Component(type="matching", full_context=True, reads=2, orders=2)
+    ),
+    "snail": LearnerSpec(
+        type="snail",
+        network=CONV4,
+        head=Component(type="snail", max_way=12, max_length=16, filters=8, attention=((16, 16), (8, 8)), orders=2),
+    ),
     "fixed-way": LearnerSpec(
         type="gradient", network=CONV4, head=Component(type="linear", way=6), inner=SGD, steps=2, norm="none"
     ),
