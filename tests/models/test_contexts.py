@@ -134,7 +134,7 @@ def test_full_context_embeddings_equal_numpy() -> None:
 def attention_by_hand(p: Arrays, prefix: str, tokens: list[Array]) -> list[Array]:
     made = []
     for t, token in enumerate(tokens):
-        query = p[f"{prefix}.query"] @ token
+        query = p[f"{prefix}.query"] @ token + p[f"{prefix}.query_bias"]
         keys = np.stack([p[f"{prefix}.key"] @ tokens[j] for j in range(t + 1)])
         values = np.stack([p[f"{prefix}.value"] @ tokens[j] + p[f"{prefix}.value_bias"] for j in range(t + 1)])
         made.append(np.concatenate([token, softmax(keys @ query / math.sqrt(len(query))) @ values]))
@@ -183,9 +183,10 @@ def test_snail_equals_numpy(labels: list[int], padding: int) -> None:
     np.testing.assert_allclose(found, np.stack(expected), rtol=0, atol=1e-9)
 
 
-def test_a_fresh_snail_matches() -> None:
+@pytest.mark.parametrize("keys", [32, 64, 66])
+def test_a_fresh_snail_matches(keys: int) -> None:
     # It starts with little more than attention that looks for what is alike and units that read its label.
-    context = snail(64, filters=4, attention=((64, 16), (8, 4)), max_way=5, max_length=8)
+    context = snail(64, filters=4, attention=((keys, 5), (8, 4)), max_way=5, max_length=8)
     generator = torch.Generator().manual_seed(0)
     params = {name: p.double() for name, p in context.init(generator).items()}
     _, support = embedded([2, 0, 3, 1, 4])

@@ -35,7 +35,8 @@ from kshot_models.types import Examples, Params
 
 __all__ = ["class_numbers", "snail"]
 
-LABEL_GAIN = 20.0  # a token attends mostly to itself, so little of the labels is left
+LABEL_GAIN = 10.0  # logits that shares of attention, from 0 to 1, start as
+LABEL_MARK = 0.75  # what having a label adds to a score, in units of a token's likeness to itself
 PAPER_ATTENTION = ((64, 32), (256, 128), (512, 256))
 
 
@@ -89,10 +90,7 @@ def snail(
         for name, block in blocks.items():
             params |= prefixed(f"{name}.", block.init(generator))
         weight = (2 * torch.rand(max_way, outputs, generator=generator) - 1) / math.sqrt(outputs)
-        # The first read starts as the labels of what is alike, and the output units read them off again.
-        value = params["attention1.value"]
-        value[:, :features] = 0
-        weight[:, features + max_way :][:, : len(value)] = LABEL_GAIN * torch.linalg.pinv(value[:, features:])
+        _start_as_matching(params, weight, features)
         return params | {"output.weight": weight, "output.bias": torch.zeros(max_way)}
 
     def read(params: Params, features: Tensor, support: Examples, way: int) -> Params:
@@ -118,6 +116,30 @@ def snail(
         return (units @ context["numbers"].mT).mean(0)
 
     return Context(init, read, answer)
+
+
+def _start_as_matching(params: Params, output: Tensor, features: int) -> None:
+    """Make the first attention compare embeddings and read labels, and the output units tell these; in place.
+
+    Where there are more keys than embedding entries, one direction beside the embedding marks tokens that have a label,
+    so that a query looks at the examples rather than at itself.
+    """
+    query, key, value = (params[f"attention1.{name}"] for name in ("query", "key", "value"))
+    keys = len(query)
+    # At right angles: inner products of embeddings stay what they are, as far as `keys` has room for them.
+    basis = torch.linalg.qr(query[:, : features + 1] if keys > features else query[:, :features].T)[0]
+    query.zero_()
+    query[:, :features] = basis[:, :features] if keys > features else basis[:, :keys].T * math.sqrt(features / keys)
+    key.copy_(query)
+    if keys > features:
+        strength = math.sqrt(LABEL_MARK * features)
+        key[:, features:] = strength * basis[:, features:]
+        params["attention1.query_bias"].copy_(strength * basis[:, features])
+    value[:, :features] = 0
+    value[:, features:] = torch.eye(len(value), value.shape[1] - features)
+    start = value.shape[1]
+    output *= 0.01
+    output[:, start : start + len(value)] = LABEL_GAIN * value[:, features:].T
 
 
 def _sized(features: Tensor) -> Tensor:

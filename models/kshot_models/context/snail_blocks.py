@@ -43,6 +43,7 @@ def attention_block(inputs: int, keys: int, values: int) -> Block:
 
     Keys start as the same projection as queries, one that keeps lengths, so that attention begins as a similarity of
     tokens; drawn apart, it begins as noise and takes long to find that like should look at like.
+    A bias of the keys would change nothing.
 
     Args:
         inputs: channels of the tokens.
@@ -54,13 +55,14 @@ def attention_block(inputs: int, keys: int, values: int) -> Block:
         query = math.sqrt(3) * _linear(inputs, keys, generator)
         return {
             "query": query,
+            "query_bias": torch.zeros(keys),
             "key": query.clone(),
             "value": _linear(inputs, values, generator),
             "value_bias": torch.zeros(values),
         }
 
     def project(params: Params, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query = tokens @ params["query"].T / math.sqrt(keys)
+        query = (tokens @ params["query"].T + params["query_bias"]) / math.sqrt(keys)
         return query, tokens @ params["key"].T, tokens @ params["value"].T + params["value_bias"]
 
     def read(params: Params, tokens: Tensor, present: Tensor) -> tuple[Tensor, Params]:
