@@ -38,7 +38,8 @@ def rows_path(folder: Path, run: Run) -> Path:
 def expected_rows(run: Run) -> list[Row]:
     """The rows that a run fills, empty: what is published, and the command that would measure it."""
     recipe = run.recipe()
-    norms = ["support", "transductive"] if recipe.learner.norm == "support" else [recipe.learner.norm]
+    own = recipe.learner.norm
+    norms = [own, "transductive"] if own in {"support", "per_step"} else [own]
     return [_empty_row(run, recipe, figure, norm) for figure in run.figures for norm in norms]
 
 

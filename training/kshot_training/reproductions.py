@@ -34,10 +34,16 @@ class Reproduction(Section):
     """A recipe and the settings that figures were published for."""
 
     recipe: str
+    part: Annotated[str, Field(pattern=r"^[a-z]+$")] | None = None  # where a recipe stands for several algorithms
     algorithm: str  # as RESULTS.md calls it
     source: str
     one_checkpoint: bool = False  # trained once for all settings; else once for each
     settings: Annotated[tuple[Figure, ...], Field(min_length=1)]
+
+    @property
+    def name(self) -> str:
+        """Of its runs, before the setting."""
+        return self.recipe if self.part is None else f"{self.recipe}-{self.part}"
 
     @model_validator(mode="after")
     def _overrides_belong(self) -> Reproduction:
@@ -98,9 +104,9 @@ def plan(reproductions: tuple[Reproduction, ...]) -> list[Run]:
     runs = []
     for entry in reproductions:
         if entry.one_checkpoint:
-            runs.append(Run(name=entry.recipe, reproduction=entry, figures=entry.settings))
+            runs.append(Run(name=entry.name, reproduction=entry, figures=entry.settings))
             continue
-        runs += [Run(name=f"{entry.recipe}-{f.name}", reproduction=entry, figures=(f,)) for f in entry.settings]
+        runs += [Run(name=f"{entry.name}-{f.name}", reproduction=entry, figures=(f,)) for f in entry.settings]
     return sorted(runs, key=lambda run: setting_rank(run.figures[0].way, run.figures[0].shot))
 
 
