@@ -12,8 +12,8 @@ from typing import Any
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from kshot_server.calls import Classification
 from kshot_server.engine.repository import ModelEntry
+from kshot_server.service.results import Classification
 from kshot_server.sessions.record import SessionInfo
 
 __all__ = ["classification_json", "json_response", "model_json", "session_json"]

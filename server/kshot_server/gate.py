@@ -24,12 +24,12 @@ from kshot_server.admission import Admission, RateLimiter
 from kshot_server.auth import ApiKeys
 from kshot_server.bodies.base import Body, Parts
 from kshot_server.bodies.table import check_media_type, read_body
-from kshot_server.calls import Call
 from kshot_server.decoding import Decoder
 from kshot_server.envelope import ClientGone
 from kshot_server.errors import InputError
 from kshot_server.faults import Fault
 from kshot_server.metrics import HttpMetrics
+from kshot_server.service.context import RequestContext
 
 __all__ = ["Gate"]
 
@@ -103,7 +103,7 @@ class Gate:
     async def _read_timeout(self, request: Request, timeout: _Timeout = None) -> None:
         request.state.timeout_seconds = min(timeout or self._timeout, self._timeout)
 
-    async def run(self, request: Request, work: Callable[[Call], Awaitable[Response]]) -> Response:
+    async def run(self, request: Request, work: Callable[[RequestContext], Awaitable[Response]]) -> Response:
         """Answer a request, whose key and timeout were read as `dependencies`, with `work`; or refuse it.
 
         Raises:
@@ -141,14 +141,14 @@ class Gate:
             )
         return tenant
 
-    async def _in_time(self, request: Request, work: Callable[[Call], Awaitable[Response]]) -> Response:
+    async def _in_time(self, request: Request, work: Callable[[RequestContext], Awaitable[Response]]) -> Response:
         seconds: float = request.state.timeout_seconds
-        call = Call(request.state.tenant, time.time() + seconds)
-        request.state.phases = call.phases
+        context = RequestContext(request.state.tenant, time.time() + seconds)
+        request.state.phases = context.phases
         self._metrics.in_flight(self._admission.in_flight)
         try:
             async with asyncio.timeout(seconds):
-                return await work(call)
+                return await work(context)
         except TimeoutError:
             raise Fault(
                 "deadline_exceeded",
@@ -161,7 +161,7 @@ class Gate:
             self._metrics.in_flight(self._admission.in_flight - 1)
 
     async def run_with_body(
-        self, request: Request, parts: Parts, work: Callable[[Call, Body], Awaitable[Response]]
+        self, request: Request, parts: Parts, work: Callable[[RequestContext, Body], Awaitable[Response]]
     ) -> Response:
         """As `run`, for a route that takes a body of `parts`.
 
@@ -172,9 +172,9 @@ class Gate:
                 its end, and all that can be wrong with a body.
         """
 
-        async def read_and_work(call: Call) -> Response:
+        async def read_and_work(context: RequestContext) -> Response:
             body = await self._body(request, parts)
-            return await _unless_gone(request, work(call, body))
+            return await _unless_gone(request, work(context, body))
 
         return await self.run(request, read_and_work)
 

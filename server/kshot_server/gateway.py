@@ -4,7 +4,7 @@ Envelope (envelope.py)            id, timing, log line, count, last resort for d
 └── problem handlers             errors -> problem+json
     └── routes                   endpoints/ (/v1), operations.py, pages.py (/, /docs), /openapi.json
         └── Gate (gate.py)       key, rate, permit, deadline, body
-            └── Service          service.py: repository, decoding, identity, store, engines
+            └── Service          service/: repository, decoding, identity, store, engines
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from kshot_server.openapi import install_document
 from kshot_server.operations import operations_router
 from kshot_server.pages import pages_router
 from kshot_server.problems import install_handlers
-from kshot_server.service import Engines, Service
+from kshot_server.service.service import Service
+from kshot_server.service.steps import Engines
 from kshot_server.sessions.stores.base import SessionStore
 from kshot_server.settings import Settings
 

@@ -56,21 +56,14 @@ def _serve(settings: Settings) -> int:
     from kshot_server.devices import devices_of, require_runtime  # noqa: PLC0415 - as above
     from kshot_server.engine.repository import ModelRepository  # noqa: PLC0415 - as above
     from kshot_server.sessions.errors import StoreNotUsable  # noqa: PLC0415 - as above
-    from kshot_server.sessions.stores.table import StoreSettings, open_store  # noqa: PLC0415 - as above
+    from kshot_server.sessions.stores.table import open_store  # noqa: PLC0415 - as above
 
     settings = replace(settings, models=settings.models or (zoo_folder(),))
     try:
         require_runtime(settings.runtime)
         keys = load_api_keys(settings.api_keys, os.environ)
         devices = devices_of(settings.device, os.environ, runtime=settings.runtime)
-        store = open_store(
-            settings.store,
-            StoreSettings(
-                max_bytes=settings.store_bytes,
-                cache_bytes=settings.record_cache_bytes,
-                timeout_seconds=settings.store_timeout,
-            ),
-        )
+        store = open_store(settings.store, settings)
     except (SettingError, StoreNotUsable) as error:
         return _refuse(str(error), 2)
     models = ModelRepository(

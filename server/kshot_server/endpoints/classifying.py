@@ -8,7 +8,6 @@ from starlette.responses import Response
 
 from kshot_server.answers import classification_json, json_response
 from kshot_server.bodies.base import BOTH, QUERIES, Body
-from kshot_server.calls import Call, Classification
 from kshot_server.endpoints.documented import (
     READS_BODY,
     READS_QUERIES,
@@ -21,6 +20,8 @@ from kshot_server.endpoints.wiring import Wiring
 from kshot_server.metrics import HttpMetrics
 from kshot_server.openapi import request_body
 from kshot_server.schemas import ClassificationOut
+from kshot_server.service.context import RequestContext
+from kshot_server.service.results import Classification
 
 __all__ = ["add_classifying"]
 
@@ -40,8 +41,8 @@ def add_classifying(router: APIRouter, wiring: Wiring) -> None:
     async def classify(request: Request, session: SessionId) -> Response:
         """Classify images. An answer depends on the session and its own image, on nothing else in the request."""
 
-        async def work(call: Call, body: Body) -> Response:
-            return _classified(await service.classify(call, session, body), metrics)
+        async def work(context: RequestContext, body: Body) -> Response:
+            return _classified(await service.classify(context, session, body), metrics)
 
         return await gate.run_with_body(request, QUERIES, work)
 
@@ -56,8 +57,8 @@ def add_classifying(router: APIRouter, wiring: Wiring) -> None:
     async def classify_once(request: Request, model: ModelName) -> Response:
         """Support set and queries together. The adapted weights are kept as after teaching: `session` names them."""
 
-        async def work(call: Call, body: Body) -> Response:
-            return _classified(await service.classify_once(call, model, body), metrics)
+        async def work(context: RequestContext, body: Body) -> Response:
+            return _classified(await service.classify_once(context, model, body), metrics)
 
         return await gate.run_with_body(request, BOTH, work)
 

@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kshot_server.answers import json_response, session_json
-from kshot_server.calls import Call
 from kshot_server.endpoints.documented import ALWAYS, SessionId, answers
 from kshot_server.endpoints.wiring import Wiring
 from kshot_server.openapi import problems
 from kshot_server.schemas import SessionListOut, SessionOut
+from kshot_server.service.context import RequestContext
 
 __all__ = ["add_sessions"]
 
@@ -37,8 +37,8 @@ def add_sessions(router: APIRouter, wiring: Wiring) -> None:
     ) -> Response:
         """The sessions of this API key's tenant, newest first."""
 
-        async def work(call: Call) -> Response:
-            page = await service.list_sessions(call, model=model, cursor=cursor, limit=limit)
+        async def work(context: RequestContext) -> Response:
+            page = await service.list_sessions(context, model=model, cursor=cursor, limit=limit)
             sessions = [session_json(info, cached=True) for info in page.sessions]
             return json_response({"sessions": sessions, "next_cursor": page.next_cursor})
 
@@ -54,8 +54,8 @@ def add_sessions(router: APIRouter, wiring: Wiring) -> None:
     async def get_session(request: Request, session: SessionId) -> Response:
         """Look at a session. Looking is not using: it does not renew its life."""
 
-        async def work(call: Call) -> Response:
-            return json_response(session_json(await service.inspect(call, session), cached=True))
+        async def work(context: RequestContext) -> Response:
+            return json_response(session_json(await service.inspect(context, session), cached=True))
 
         return await gate.run(request, work)
 
@@ -71,8 +71,8 @@ def add_sessions(router: APIRouter, wiring: Wiring) -> None:
     async def delete_session(request: Request, session: SessionId) -> Response:
         """Forget a session and its support set."""
 
-        async def work(call: Call) -> Response:
-            await service.forget(call, session)
+        async def work(context: RequestContext) -> Response:
+            await service.forget(context, session)
             return Response(status_code=204)
 
         return await gate.run(request, work)

@@ -1,4 +1,4 @@
-"""All routes below /v1; the work is service.py's, what is before it gate.py's. A new route is a file here and a row."""
+"""All routes below /v1; the work is service/'s, what is before it gate.py's. A new route is a file here and a row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kshot_server.endpoints.teaching import add_teaching
 from kshot_server.endpoints.wiring import Wiring
 from kshot_server.gate import Gate
 from kshot_server.metrics import HttpMetrics
-from kshot_server.service import Service
+from kshot_server.service.service import Service
 
 __all__ = ["ROUTES", "v1_router"]
 

@@ -11,12 +11,13 @@ from starlette.responses import Response
 
 from kshot_server.answers import json_response, session_json
 from kshot_server.bodies.base import SUPPORT, Body
-from kshot_server.calls import Call, Taught
 from kshot_server.endpoints.documented import READS_BODY, READS_SUPPORT, ModelName, SessionId, answers
 from kshot_server.endpoints.wiring import Wiring
 from kshot_server.metrics import HttpMetrics
 from kshot_server.openapi import request_body
 from kshot_server.schemas import SessionOut
+from kshot_server.service.context import RequestContext
+from kshot_server.service.results import Taught
 
 __all__ = ["add_teaching"]
 
@@ -44,8 +45,8 @@ def add_teaching(router: APIRouter, wiring: Wiring) -> None:
     async def create_session(request: Request, model: ModelName) -> Response:
         """Adapt a model to a labelled support set. The same one, in any order, gives the same session: retry freely."""
 
-        async def work(call: Call, body: Body) -> Response:
-            return _taught(await service.teach(call, model, body), metrics)
+        async def work(context: RequestContext, body: Body) -> Response:
+            return _taught(await service.teach(context, model, body), metrics)
 
         return await gate.run_with_body(request, SUPPORT, work)
 
@@ -62,8 +63,8 @@ def add_teaching(router: APIRouter, wiring: Wiring) -> None:
     async def extend_session(request: Request, session: SessionId) -> Response:
         """Add images, of known or new labels. Sessions never change, so this answers a *new* session over the union."""
 
-        async def work(call: Call, body: Body) -> Response:
-            return _taught(await service.extend(call, session, body), metrics)
+        async def work(context: RequestContext, body: Body) -> Response:
+            return _taught(await service.extend(context, session, body), metrics)
 
         return await gate.run_with_body(request, SUPPORT, work)
 

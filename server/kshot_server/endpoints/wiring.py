@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from kshot_server.gate import Gate
 from kshot_server.metrics import HttpMetrics
-from kshot_server.service import Service
+from kshot_server.service.service import Service
 
 __all__ = ["Wiring"]
 

@@ -78,11 +78,9 @@ class Timings:
 
 @dataclass(frozen=True)
 class Adapted:
-    """The session's weights are made; `cached` if they were there already."""
+    """The session's weights are made, or were there already: then nothing was computed and no batch was needed."""
 
-    session: str
     timings: Timings
-    cached: bool
 
 
 @dataclass(frozen=True, eq=False)

@@ -168,7 +168,7 @@ class Scheduler:
         """Weights are there: answer, or let the queries wait for a batch."""
         request = ticket.request
         if isinstance(request, AdaptRequest):
-            ticket.answer(Adapted(request.session, ticket.timings(), cached=not recomputed))
+            ticket.answer(Adapted(ticket.timings()))
             return
         queries = Queries(weights, request.queries)
         place = self._executor.place_queries(queries, ticket.manifest.limits)

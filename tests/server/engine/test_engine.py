@@ -33,12 +33,10 @@ def test_adapt_then_classify(engine: Engine, digest: str, make_task: MakeTask) -
     task = make_task(0)
     first = engine.submit(task.adapt(digest)).result(30)
     assert isinstance(first, Adapted)
-    assert (first.session, first.cached) == (task.session, False)
     assert first.timings.adapt_ms > 0
     assert first.timings.batch_size == 1
     again = engine.submit(task.adapt(digest)).result(30)
     assert isinstance(again, Adapted)
-    assert again.cached
     assert (again.timings.adapt_ms, again.timings.batch_size) == (0, 0)
     answer = engine.submit(task.classify(digest)).result(30)
     assert isinstance(answer, Classified)

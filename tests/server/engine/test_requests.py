@@ -23,7 +23,7 @@ def test_requests_and_outcomes_cross_a_process_border() -> None:
     np.testing.assert_array_equal(adapt.support.targets, support.targets)
     assert pickle.loads(pickle.dumps(ClassifyRequest("m", "s", support.inputs, None, 1.5))).support is None
     timings = Timings(1.0, 2.0, 3.0, 4)
-    for outcome in (Adapted("s", timings, cached=True), NeedsSupport(), Failed("overloaded", "full", expected=3)):
+    for outcome in (Adapted(timings), NeedsSupport(), Failed("overloaded", "full", expected=3)):
         assert pickle.loads(pickle.dumps(outcome)) == outcome
     classified = pickle.loads(pickle.dumps(Classified(np.ones((1, 2), np.float32), timings, "device")))
     assert (classified.timings, classified.cache) == (timings, "device")

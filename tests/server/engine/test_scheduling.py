@@ -66,7 +66,7 @@ def test_a_hundred_adaptations_of_one_session_are_computed_once(hold: Hold, make
     futures = [bench.engine.submit(task.adapt(bench.models.digest)) for _ in range(100)]
     bench.release()
     outcomes = [future.result(20) for future in futures]
-    assert [outcome.cached for outcome in outcomes if isinstance(outcome, Adapted)] == [False] * 100
+    assert [outcome.timings.batch_size for outcome in outcomes if isinstance(outcome, Adapted)] == [1] * 100
     assert bench.models.learner.adapted == 1
     assert bench.engine.stats()["joined"] == 99
 

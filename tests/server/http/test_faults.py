@@ -155,7 +155,7 @@ def test_a_defect_of_the_engine_is_told_to_the_log_alone(
 def test_lost_weights_are_made_again(house: Callable[..., House], bodies: Callable[..., Any]) -> None:
     timings = Timings(queue_ms=1, predict_ms=2, batch_size=3)
     classified = Classified(np.array([[0.2, 0.5, 0.3]], np.float32), timings, "recomputed")
-    built = house(Adapted("s", Timings(0), cached=False), NeedsSupport(), classified)
+    built = house(Adapted(Timings(0)), NeedsSupport(), classified)
     body = bodies(queries=1)
     (made,) = built.ask(("POST", TEACH, {"support": body.json["support"]}))
     (answer,) = built.ask(("POST", f"/v1/sessions/{made.json()['id']}/classify", body.query_json))
@@ -167,7 +167,7 @@ def test_a_model_version_that_has_gone(
     house: Callable[..., House], bodies: Callable[..., Any], tmp_path: Path, models: Path
 ) -> None:
     store = MemoryStore(1 << 20)
-    (made,) = house(Adapted("s", Timings(0), cached=False), store=store).ask(("POST", TEACH, bodies().json))
+    (made,) = house(Adapted(Timings(0)), store=store).ask(("POST", TEACH, bodies().json))
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "2").symlink_to(models / "tiny" / "2")
     elsewhere = House(tmp_path, Engines(), store)
@@ -293,7 +293,7 @@ def test_a_store_that_was_never_there(
 
 def test_a_session_that_does_not_fit(house: Callable[..., House], bodies: Callable[..., Any]) -> None:
     adapted, classified = (
-        Adapted("s", Timings(0), cached=False),
+        Adapted(Timings(0)),
         Classified(np.array([[1, 0, 0]], np.float32), Timings(0), "recomputed"),
     )
     (refused,) = house(adapted, store=MemoryStore(100)).ask(("POST", TEACH, bodies().json))
@@ -306,7 +306,7 @@ def test_a_session_that_does_not_fit(house: Callable[..., House], bodies: Callab
 
 
 def test_two_who_teach_the_same_at_once_make_one_session(models: Path, bodies: Callable[..., Any]) -> None:
-    built = House(models, Engines(Adapted("s", Timings(0), cached=False)))
+    built = House(models, Engines(Adapted(Timings(0))))
 
     async def both() -> list[int]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(built.app), base_url="http://x") as client:

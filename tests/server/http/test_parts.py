@@ -141,7 +141,7 @@ class Line:
             await asyncio.Event().wait()
         if isinstance(message, Submit):
             await self.go.wait()
-            return Adapted(message.request.session, Timings(0), cached=False)
+            return Adapted(Timings(0))
         return Pong()
 
 

@@ -95,7 +95,6 @@ async def test_setting_the_machines_clock_changes_no_life() -> None:
 async def test_stores_have_keys_of_their_own_unless_told() -> None:
     keys = {await MemoryStore(1).session_key() for _ in range(3)}
     assert len(keys) == 3
-    assert await MemoryStore(1, bytes(32)).session_key() == bytes(32)
 
 
 async def test_the_estimate_of_a_records_size_is_no_fantasy() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from kshot_server.sessions.stores.base import StoreCounters
 from kshot_server.sessions.stores.cached import CachedStore
 from kshot_server.sessions.stores.memory import MemoryStore
 from kshot_server.sessions.stores.sqlite import SqliteStore
-from kshot_server.sessions.stores.table import STORES, StoreSettings, describe_url, open_store
+from kshot_server.sessions.stores.table import STORES, describe_url, open_store
+from kshot_server.settings import Settings
 
 from .conftest import BATTERY, make_record
 from .redis_server import RedisServer
@@ -83,12 +83,16 @@ async def test_secrets_are_in_no_error() -> None:
         assert "hunter2" not in str(caught.value)
 
 
-async def test_every_store_keys_ids_with_the_configured_secret(tmp_path: Path, redis: RedisServer) -> None:
-    expected = hashlib.blake2b(b"of any length", digest_size=32).digest()
-    for url in ("memory", f"sqlite:{tmp_path}/sessions.db", redis.url):
-        store = open_store(url, StoreSettings(session_key=b"of any length"))
-        assert await store.session_key() == expected
-        await store.close()
+async def test_stores_take_their_settings_from_the_servers(redis: RedisServer) -> None:
+    """One default for each, in settings.py."""
+    memory = open_store("memory", Settings(store_bytes=12_345))
+    assert isinstance(memory, MemoryStore)
+    assert memory._max_bytes == 12_345
+    cached = open_store(redis.url, Settings(record_cache_bytes=23_456, store_timeout=7.0))
+    assert isinstance(cached, CachedStore)
+    assert cached._max_bytes == 23_456
+    assert cached._store._link._timeout_seconds == 7.0
+    await cached.close()
 
 
 async def test_a_store_that_is_down_can_be_opened() -> None:

@@ -44,7 +44,6 @@ class MemoryStore:
 
     Args:
         max_bytes: most bytes of records.
-        session_key: 32 bytes; without them the store makes its own at random.
         monotonic: seconds that never go back.
         wall: unix seconds, for `expires_at` only.
     """
@@ -52,7 +51,6 @@ class MemoryStore:
     def __init__(
         self,
         max_bytes: int,
-        session_key: bytes | None = None,
         *,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -60,7 +58,7 @@ class MemoryStore:
         self.counters = StoreCounters()
         self.size_bytes = 0
         self._max_bytes = max_bytes
-        self._session_key = session_key or secrets.token_bytes(32)
+        self._session_key = secrets.token_bytes(32)
         self._monotonic = monotonic
         self._wall = wall
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()  # the least recently used first

@@ -59,8 +59,7 @@ class RedisStore:
 
     Args:
         url: redis://, rediss:// or unix://, as redis-py reads it.
-        session_key: 32 bytes; without them the replicas agree on random ones through Redis.
-        timeout_seconds: for one exchange; 0.1 s carries records of a few MB through a local network.
+        timeout_seconds: for one exchange; a local network carries records of a few MB in 0.1 s.
         pause_seconds: after a failure, how long nobody tries.
 
     Raises:
@@ -70,13 +69,12 @@ class RedisStore:
     def __init__(
         self,
         url: str,
-        session_key: bytes | None = None,
         *,
-        timeout_seconds: float = 0.1,
+        timeout_seconds: float,
         pause_seconds: float = 1.0,
     ) -> None:
         self.counters = StoreCounters()
-        self._session_key = session_key
+        self._session_key: bytes | None = None  # the replicas agree on random ones through Redis
         self._link = RedisLink(url, self.counters, timeout_seconds, pause_seconds)
 
     async def session_key(self) -> bytes:

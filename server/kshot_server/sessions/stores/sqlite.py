@@ -54,14 +54,13 @@ class SqliteStore:
 
     Args:
         path: the file; it is made if it is not there, its folder must be.
-        session_key: 32 bytes; without them the file holds random ones.
         clock: unix seconds. Not monotonic, because expiry has to mean the same after a restart.
     """
 
-    def __init__(self, path: Path, session_key: bytes | None = None, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.counters = StoreCounters()
         self._path = path
-        self._session_key = session_key
+        self._session_key: bytes | None = None
         self._clock = clock
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kshot-sqlite")
         self._connection: sqlite3.Connection | None = None

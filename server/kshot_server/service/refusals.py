@@ -15,8 +15,8 @@ from kshot_server.sessions.errors import StoreUnavailable
 from kshot_server.sessions.record import SessionInfo
 
 __all__ = [
-    "check_queries",
-    "check_support",
+    "check_query_count",
+    "check_support_counts",
     "no_model",
     "no_session",
     "refusal",
@@ -38,7 +38,7 @@ def refusal(failed: Failed) -> InputError | Fault:
     return InputError(failed.code, failed.detail, expected, received, failed.action)
 
 
-def check_support(body: Body, limits: Limits, onto: SessionInfo | None) -> None:
+def check_support_counts(body: Body, limits: Limits, onto: SessionInfo | None) -> None:
     """Count before anything is decoded: too much is refused for free.
 
     Args:
@@ -62,7 +62,7 @@ def check_support(body: Body, limits: Limits, onto: SessionInfo | None) -> None:
         )
 
 
-def check_queries(queries: Images, limits: Limits) -> None:
+def check_query_count(queries: Images, limits: Limits) -> None:
     """Count before anything is decoded."""
     _check_count("queries", queries, limits.max_queries)
 

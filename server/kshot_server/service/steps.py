@@ -1,0 +1,146 @@
+"""The steps that the service's flows share: find the model, decode images, have an engine work."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kshot_models.manifest import Manifest
+from kshot_server.bodies.base import Body
+from kshot_server.decoding import Decoder, decode_images
+from kshot_server.engine.repository import ModelEntry, ModelNotFound, ModelRepository
+from kshot_server.engine.requests import AdaptRequest, ClassifyRequest, Failed, Outcome, Timings
+from kshot_server.service.context import RequestContext
+from kshot_server.service.refusals import (
+    check_query_count,
+    check_support_counts,
+    no_model,
+    refusal,
+    version_gone,
+)
+from kshot_server.sessions.identity import Canonical, canonicalise, union
+from kshot_server.sessions.labels import check_label
+from kshot_server.sessions.record import SessionInfo, SessionRecord
+
+__all__ = ["Engines", "Steps"]
+
+
+class Engines(Protocol):
+    """What works on requests: the fleet of a server, or the one engine of local mode."""
+
+    async def submit(self, request: AdaptRequest | ClassifyRequest) -> Outcome:
+        """Have a request worked on; may raise `Fault`."""
+        ...
+
+
+class Steps:
+    """One step each; the order is the service's.
+
+    Args:
+        models: what is served.
+        engines: what computes.
+        decoder: threads for bodies and images.
+        max_pixels: most pixels of one image.
+    """
+
+    def __init__(self, *, models: ModelRepository, engines: Engines, decoder: Decoder, max_pixels: int) -> None:
+        self._models = models
+        self._engines = engines
+        self._decoder = decoder
+        self._max_pixels = max_pixels
+
+    def find_model(self, reference: str) -> ModelEntry:
+        """The model of `name` or `name@version`.
+
+        Raises:
+            InputError: `model_not_found`.
+        """
+        try:
+            return self._models.find(reference)
+        except ModelNotFound:
+            raise no_model() from None
+
+    def model_of(self, info: SessionInfo) -> ModelEntry:
+        """The model version that a session was adapted from.
+
+        Raises:
+            InputError: `model_not_found`: it is not served any more.
+        """
+        try:
+            return self._models.at(info.model_digest)
+        except ModelNotFound:
+            raise version_gone(info) from None
+
+    async def decode_support(
+        self, context: RequestContext, manifest: Manifest, body: Body, onto: SessionRecord | None = None
+    ) -> Canonical:
+        """Count, check labels, decode, and bring into canonical order.
+
+        Args:
+            context: of the request.
+            manifest: of the model.
+            body: what was sent.
+            onto: the session that the examples are added to, if they are.
+
+        Raises:
+            InputError: too much or too little, a label or an image that cannot be used.
+        """
+        check_support_counts(body, manifest.limits, None if onto is None else onto.info)
+
+        def work() -> Canonical:
+            for label in set(body.labels):
+                check_label(label)
+            pixels = decode_images(
+                body.support, manifest.input, name="support", max_pixels=self._max_pixels, deadline=context.deadline
+            )
+            return canonicalise(body.labels, pixels) if onto is None else union(onto, body.labels, pixels)
+
+        begun = time.perf_counter()
+        canonical = await self._decoder.run(work)
+        context.spent("decode", time.perf_counter() - begun)
+        return canonical
+
+    async def decode_queries(self, context: RequestContext, manifest: Manifest, body: Body) -> NDArray[np.uint8]:
+        """Count and decode.
+
+        Returns:
+            uint8 (q, height, width, channels).
+
+        Raises:
+            InputError: too many, or an image that cannot be used.
+        """
+        check_query_count(body.queries, manifest.limits)
+        begun = time.perf_counter()
+        pixels = await self._decoder.run(
+            decode_images,
+            body.queries,
+            manifest.input,
+            name="queries",
+            max_pixels=self._max_pixels,
+            deadline=context.deadline,
+        )
+        context.spent("decode", time.perf_counter() - begun)
+        return pixels
+
+    async def submit(self, context: RequestContext, request: AdaptRequest | ClassifyRequest) -> Outcome:
+        """Have an engine work on a request.
+
+        Raises:
+            InputError: the engine refused it for what was sent.
+            Fault: no engine could do it.
+        """
+        outcome = await self._engines.submit(request)
+        if isinstance(outcome, Failed):
+            raise refusal(outcome)
+        timings = getattr(outcome, "timings", None)
+        if isinstance(timings, Timings):
+            for phase, milliseconds in (
+                ("queue", timings.queue_ms),
+                ("adapt", timings.adapt_ms),
+                ("predict", timings.predict_ms),
+            ):
+                context.spent(phase, milliseconds / 1e3)
+        return outcome
