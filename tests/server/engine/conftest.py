@@ -54,7 +54,7 @@ SPECS = {
     "snail": LearnerSpec(
         type="snail",
         network=CONV4,
-        head=Component(type="snail", max_way=12, max_length=16, filters=8, attention=((16, 16), (8, 8)), orders=2),
+        head=Component(type="snail", max_way=12, max_length=16, filters=8, attention=((80, 16), (8, 8)), orders=2),
     ),
     "fixed-way": LearnerSpec(
         type="gradient", network=CONV4, head=Component(type="linear", way=6), inner=SGD, steps=2, norm="none"
