@@ -21,7 +21,7 @@ SYSTEM_PACKAGES := curl nginx redis-server
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test soak coverage check format setup constraints prove-dockerfile results clean
+.PHONY: help demo serve test soak coverage check format setup constraints prove-dockerfile results bench bench-gpu benchmarks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,17 @@ prove-dockerfile: ## build the image without a container engine, start it, teach
 results: $(VENV)/.dev ## write RESULTS.md from the committed measurements, and a row for each one still to make
 	$(BIN)/kshot reproduce --rows
 	$(BIN)/python -m kshot_training.results training/results RESULTS.md
+
+bench: $(VENV)/.dev ## measure all that a CPU can (minutes, on a machine that does nothing else), then write BENCHMARKS.md
+	$(BIN)/python -m kshot_bench.everything tests/benchmarks/results cpu $(ARGS)
+	$(MAKE) benchmarks
+
+bench-gpu: $(VENV)/.dev ## measure all that needs a CUDA GPU, then write BENCHMARKS.md
+	$(BIN)/python -m kshot_bench.everything tests/benchmarks/results cuda $(ARGS)
+	$(MAKE) benchmarks
+
+benchmarks: $(VENV)/.dev ## write BENCHMARKS.md from the committed measurements
+	$(BIN)/python -m kshot_bench.render tests/benchmarks/results BENCHMARKS.md
 
 clean: ## remove .venv, caches and what builds left
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

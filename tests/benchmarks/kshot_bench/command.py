@@ -27,6 +27,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     adapt.add_argument(
         "--frozen", action="store_true", help="adapt nothing of the encoder; the peer is scikit-learn on features"
     )
+    adapt.add_argument(
+        "--curve",
+        action="append",
+        default=[],
+        metavar="NAME=N,N,...",
+        help="also throughput as one size varies: way, shot, steps, queries, size, or tasks at once; may be repeated",
+    )
     classify = benches.add_parser("classify", help="one image each for many adapted sessions")
     classify.add_argument(
         "--sessions", type=int, default=256, metavar="N", help="sessions in one batch (default: %(default)s)"
@@ -34,7 +41,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     train = benches.add_parser("train", help="second-order meta-gradients: tasks a second and peak memory")
     train.add_argument("--tasks", type=int, default=4, metavar="N", help="tasks of a meta-batch (default: %(default)s)")
     memory = benches.add_parser("memory", help="peak memory of a second-order meta-gradient, and its growth with steps")
-    for each in (adapt, classify, train, memory):
+    serve = benches.add_parser("serve", help="a real server under load, beside the engine in this process")
+    serve.add_argument("--clients", type=int, default=2, metavar="N", help="client processes (default: %(default)s)")
+    serve.add_argument(
+        "--connections", type=int, default=8, metavar="N", help="connections of each client (default: %(default)s)"
+    )
+    serve.add_argument(
+        "--sessions", type=int, default=0, metavar="N", help="also hold so many live sessions (default: leave it out)"
+    )
+    for each in (adapt, classify, train, memory, serve):
         _add_common(each)
 
 

@@ -6,13 +6,17 @@ parent ── {"kind": "answer", "peer": "higher", "count": 40, ...} ──▶ w
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import repeat
 from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from kshot_bench.bodies import BODIES, Body, BodyKind, query_body
+from kshot_bench.http_load import request_rate
 from kshot_bench.limits import gemm_rate, synchronize
 from kshot_bench.memory import peak_memory
 from kshot_bench.peers.base import Peer
@@ -28,6 +32,7 @@ __all__ = [
     "Answer",
     "Classify",
     "Gemm",
+    "HttpLoad",
     "Job",
     "MetaGradients",
     "PeakMemory",
@@ -77,6 +82,18 @@ class PeakMemory(_Job):
     subject: str
 
 
+class HttpLoad(_Job):
+    """Send requests to a server for some seconds; the value is how many are answered per second."""
+
+    kind: Literal["http_load"] = "http_load"
+    url: str
+    paths: tuple[str, ...]
+    body: BodyKind | None  # a support set with queries; None: one query
+    connections: int
+    seconds: float
+    seed: int = 0
+
+
 class Gemm(_Job):
     """Multiply matrices for some seconds; the value is the best rate in FLOP per second."""
 
@@ -84,7 +101,7 @@ class Gemm(_Job):
     seconds: float
 
 
-Job: TypeAlias = Answer | Classify | Gemm | MetaGradients | PeakMemory
+Job: TypeAlias = Answer | Classify | Gemm | HttpLoad | MetaGradients | PeakMemory
 Item = TypeVar("Item")
 
 JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
@@ -101,6 +118,8 @@ def perform(job: Job) -> float:
         case Classify():
             loop = session_loop(job.work, job.sessions, job.device)
             return _timed(loop.answer, range(loop.sessions), job.count, job.device)
+        case HttpLoad():
+            return _http_load(job)
         case PeakMemory():
             return peak_memory(job.subject, job.work, job.device)
         case MetaGradients():
@@ -127,6 +146,15 @@ def session_loop(work: Work, sessions: int, device: str) -> SessionLoop:
     _, meta = learner_of(work, learner_spec(work))
     params = tree_map(lambda value: value.to(device), meta.init)
     return SessionLoop(work, params, sessions=sessions, device=device)
+
+
+def _http_load(job: HttpLoad) -> float:
+    def bodies(connection: int) -> Iterator[Body]:
+        # Two processes must not send the same support set: their numbers tell them apart.
+        seed = job.seed + os.getpid() % 4096 * 256 + connection
+        return repeat(query_body(job.work)) if job.body is None else BODIES[job.body](job.work, seed, queries=True)
+
+    return request_rate(job.url, job.paths, bodies, connections=job.connections, seconds=job.seconds)
 
 
 def _timed(do: Callable[[Item], object], items: Sequence[Item], count: int, device: str) -> float:

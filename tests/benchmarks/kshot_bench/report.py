@@ -74,7 +74,7 @@ class Report(_Strict):
     latency_fraction_of_floor: float | None = None
     floor: Floor | None = None
     details: dict[str, float | int | str | bool | None] = {}  # what only this bench has
-    curves: dict[str, list[dict[str, float | None]]] = {}  # points by the size that varies
+    curves: dict[str, list[dict[str, float]]] = {}  # points by the size that varies
     noise: Noise | None = None
     noisy: bool = False
     machine: Machine

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from kshot_bench.contest import Contest, Options
 from kshot_bench.machine import describe
@@ -15,7 +16,13 @@ from kshot_bench.noise import look_around
 from kshot_bench.report import Report, best, work_item
 from kshot_bench.work import Cost, Work, layers, meta_gradient_cost
 
+if TYPE_CHECKING:  # brings in the engine
+    from kshot_bench.curves import Curve
+
 __all__ = ["options_of", "run_bench", "work_of"]
+
+
+_CURVE_REPETITIONS = 3  # points are many, and a curve tells by its shape
 
 
 def run_bench(arguments: argparse.Namespace, *, command: str) -> Report:
@@ -35,10 +42,25 @@ def run_bench(arguments: argparse.Namespace, *, command: str) -> Report:
 
 def _adapt(arguments: argparse.Namespace, work: Work, options: Options) -> dict[str, Any]:
     from kshot_bench.benches.adapt import adapt, cost_of
+    from kshot_bench.curves import parse_curve
 
+    wanted = [parse_curve(text) for text in arguments.curve]
     contest = adapt(work, options, frozen=arguments.frozen)
+    curves = _curves(wanted, work, options, contest) if wanted else {}
     name = "embed and answer, the encoder frozen" if arguments.frozen else "adapt and predict"
-    return _of_contest(contest, name, work, cost_of(work, frozen=arguments.frozen))
+    return _of_contest(contest, name, work, cost_of(work, frozen=arguments.frozen)) | {"curves": curves}
+
+
+def _curves(
+    wanted: Sequence[Curve], work: Work, options: Options, contest: Contest
+) -> dict[str, list[dict[str, float]]]:
+    from kshot_bench.crew import Crew
+    from kshot_bench.curves import measure_curve
+
+    limit = max(contest.floor.gemm_gflops, contest.floor.gemm_gflops_one_process)
+    fewer = replace(options, repetitions=min(options.repetitions, _CURVE_REPETITIONS))
+    with Crew(options.workers) as crew:
+        return {curve[0]: measure_curve(curve, work, crew, fewer, gemm_gflops=limit) for curve in wanted}
 
 
 def _classify(arguments: argparse.Namespace, work: Work, options: Options) -> dict[str, Any]:
@@ -84,6 +106,22 @@ def _memory(arguments: argparse.Namespace, work: Work, options: Options) -> dict
     }
 
 
+def _serve(arguments: argparse.Namespace, work: Work, options: Options) -> dict[str, Any]:
+    from kshot_bench.benches.adapt import cost_of
+    from kshot_bench.benches.serve import serve
+
+    contest, details = serve(
+        work,
+        options,
+        clients=arguments.clients,
+        connections=arguments.connections,
+        sessions=arguments.sessions,
+    )
+    found = _of_contest(contest, "adapt and classify in one request", work, cost_of(work))
+    # Alone, sides only adapt: the floor of the whole work item is not theirs.
+    return found | {"details": details, "latency_fraction_of_floor": None}
+
+
 def _of_contest(contest: Contest, name: str, work: Work, cost: Cost) -> dict[str, Any]:
     return {
         "work": work_item(name, work, cost),
@@ -99,6 +137,7 @@ _RUNS: Mapping[str, Callable[[argparse.Namespace, Work, Options], dict[str, Any]
     "adapt": _adapt,
     "classify": _classify,
     "memory": _memory,
+    "serve": _serve,
     "train": _train,
 }
 

@@ -1,0 +1,135 @@
+"""The goals of the design, each with the committed report that tells whether it is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from kshot_bench.report import Report, Row
+
+__all__ = ["GOALS", "Goal", "Reading"]
+
+
+class Reading(NamedTuple):
+    """What a report says of a goal."""
+
+    text: str
+    reached: bool
+
+
+class Goal(NamedTuple):
+    """`report` is the stem of a file in the folder of results."""
+
+    what: str
+    goal: str
+    report: str
+    read: Callable[[Report], Reading | None]  # None: the report does not hold it
+
+
+def _at_least(field: str, least: float, form: str = "{:.2f}x") -> Callable[[Report], Reading | None]:
+    def read(report: Report) -> Reading | None:
+        value = getattr(report, field)
+        return None if value is None else Reading(form.format(value), value >= least)
+
+    return read
+
+
+def _detail(name: str, form: str, reached: Callable[[float], bool]) -> Callable[[Report], Reading | None]:
+    def read(report: Report) -> Reading | None:
+        value = report.details.get(name)
+        return Reading(form.format(value), reached(float(value))) if isinstance(value, int | float) else None
+
+    return read
+
+
+def _rate(row: str, least: float) -> Callable[[Report], Reading | None]:
+    def read(report: Report) -> Reading | None:
+        value = _row(report, row).tasks_per_second
+        return None if value is None else Reading(f"{value:,.0f}/s", value >= least)
+
+    return read
+
+
+def _adapt_over_http(report: Report) -> Reading | None:
+    http, here = _row(report, "http safetensors").latency_ms, _row(report, "in process").latency_ms
+    return None if http is None or here is None else Reading(f"{http / here:.2f}x", http / here <= 1.3)
+
+
+def _sessions(report: Report) -> Reading | None:
+    count = report.details.get("live sessions")
+    if not isinstance(count, int):
+        return None
+    before = report.details["classify p99 ms, 64 sessions"]
+    after = report.details[f"classify p99 ms, the latest of {count}"]
+    memory = report.details["server memory with them, MB"]
+    assert isinstance(before, float)
+    assert isinstance(after, float)
+    return Reading(
+        f"{count:,} sessions: {memory:,.0f} MB; p99 {before:.1f} -> {after:.1f} ms",
+        count >= 10_000 and after <= 1.25 * before,
+    )
+
+
+def _row(report: Report, name: str) -> Row:
+    (found,) = [row for row in report.rows if row.name == name]
+    return found
+
+
+GOALS = (
+    Goal("adapt + predict, CPU: throughput", ">= 2.5x the best peer", "adapt", _at_least("ratio_to_best_peer", 2.5)),
+    Goal(
+        "adapt + predict, CPU: throughput",
+        ">= 95% of the fp32 GEMM floor",
+        "adapt",
+        _at_least("fraction_of_floor", 0.95, "{:.0%}"),
+    ),
+    Goal(
+        "adapt + predict, CPU: one task alone",
+        ">= 2x the best peer",
+        "adapt",
+        _at_least("latency_ratio_to_best_peer", 2.0),
+    ),
+    Goal("adapt + predict, GPU", ">= 10,000 adaptations/s", "adapt-cuda", _rate("kshot", 10_000)),
+    Goal("adapt + predict, GPU", ">= 50x the best peer", "adapt-cuda", _at_least("ratio_to_best_peer", 50)),
+    Goal(
+        "classify, 256 sessions in one batch, GPU",
+        ">= 50x the loop over sessions",
+        "classify-cuda",
+        _at_least("ratio_to_best_peer", 50),
+    ),
+    Goal("meta-training, second order, CPU", ">= 2x the best peer", "train", _at_least("ratio_to_best_peer", 2)),
+    Goal("meta-training, second order, GPU", ">= 30x the best peer", "train-cuda", _at_least("ratio_to_best_peer", 30)),
+    Goal(
+        "memory of a 5-step second-order task",
+        "<= half of the best peer's",
+        "memory",
+        lambda report: (
+            None
+            if report.ratio_to_best_peer is None
+            else Reading(f"{1 / report.ratio_to_best_peer:.2f} of it", report.ratio_to_best_peer >= 2)
+        ),
+    ),
+    Goal(
+        "memory of iMAML, 10 to 100 inner steps",
+        "flat",
+        "memory",
+        _detail("growth of kshot iMAML from 10 to 100 steps", "{:.2f}x", lambda growth: growth <= 1.1),
+    ),
+    Goal(
+        "HTTP, saturated", ">= 85% of the engine in process", "serve", _at_least("ratio_to_best_peer", 0.85, "{:.0%}")
+    ),
+    Goal("HTTP, adapt alone: p50", "<= 1.3x in process", "serve", _adapt_over_http),
+    Goal(
+        "HTTP, cached classify of one image",
+        ">= 1,500 requests/s",
+        "serve",
+        _detail("cached classify, requests/s", "{:,.0f}/s", lambda rate: rate >= 1500),
+    ),
+    Goal(
+        "start to ready, shipped models",
+        "< 5 s",
+        "serve",
+        _detail("seconds from start to ready, shipped models", "{:.1f} s", lambda seconds: seconds < 5),
+    ),
+    Goal("10,000 live sessions", "p99 of classify unchanged", "serve-sessions", _sessions),
+)
