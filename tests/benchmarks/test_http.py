@@ -11,7 +11,7 @@ import pytest
 from kshot_bench.bodies import BODIES, BodyKind, query_body
 from kshot_bench.tasks import draw_tasks
 from kshot_bench.work import Work
-from kshot_server.tensors import parse_tensors
+from kshot_server.bodies.tensors import parse_tensors
 
 
 def test_safetensors_bodies_are_read_and_all_differ(tiny: Work) -> None:
