@@ -13,9 +13,11 @@ from kshot_models.losses import Loss, mean_squared_error, weighted_cross_entropy
 from kshot_models.manifest import LearnerSpec
 from kshot_models.registry import build_learner
 from kshot_models.tree import meta_map
-from kshot_models.types import Learner, MetaParams
+from kshot_models.types import Episode, Learner, MetaParams
 from kshot_training import schedules
 from kshot_training.meta_gradients import MetaGradient, imaml, joint, reptile, through_adaptation
+from kshot_training.meta_gradients.reptile import plan_steps
+from kshot_training.meta_gradients.tasks import split_tasks
 from kshot_training.outer_loop import Clipping, MetaGradientSchedule, OuterState, always, start
 from kshot_training.outer_optimizers import build_outer_optimizer
 from kshot_training.recipe import Imaml, Joint, OuterSection, Recipe, Reptile, ScheduleSection, ThroughAdaptation
@@ -40,6 +42,20 @@ def build_meta_gradient(recipe: Recipe, *, workers: int = 1) -> MetaGradientSche
     """The recipe's meta-gradient by outer step; `workers` tasks run side by side where it takes them one at a time."""
     section = recipe.meta_gradient
     return META_GRADIENTS[section.type](section, recipe.learner, workers)
+
+
+def skip_draws(recipe: Recipe) -> Callable[[Episode, torch.Generator, int], None]:
+    """A function that draws from a step's generator what so many tasks of the recipe's meta-gradient would draw."""
+    section = recipe.meta_gradient
+    if not isinstance(section, Reptile):  # the only one whose tasks draw anything
+        return lambda episodes, generator, tasks: None
+    steps = section.steps or recipe.learner.steps
+
+    def skip(episodes: Episode, generator: torch.Generator, tasks: int) -> None:
+        for task in split_tasks(episodes)[:tasks]:
+            plan_steps(task.support, section.batch, steps, generator, tail_shots=section.tail_shots)
+
+    return skip
 
 
 def _through_adaptation(section: ThroughAdaptation, learner: LearnerSpec, workers: int) -> MetaGradientSchedule:
@@ -154,4 +170,5 @@ __all__ = [
     "build_state",
     "fresh_meta",
     "laid_out",
+    "skip_draws",
 ]

@@ -5,6 +5,7 @@
     ├── CheckpointError         a checkpoint is missing, broken, or belongs to another recipe
     ├── WarmStartError          `init_from` names meta-parameters that do not fit the learner
     ├── NonFiniteError          loss, gradient or meta-parameter became NaN or infinite
+    ├── RankLostError           a process of a data-parallel job is gone, or there are too many
     ├── EpisodeError            an evaluation asked for episodes that the data cannot give
     ├── OnnxNotSupported        a learner or an operation of it has no ONNX graph
     └── DataError               see kshot_training/data/errors.py
@@ -14,7 +15,15 @@ Errors of artifacts live in `kshot_models.errors`.
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "EpisodeError", "NonFiniteError", "RecipeError", "TrainingError", "WarmStartError"]
+__all__ = [
+    "CheckpointError",
+    "EpisodeError",
+    "NonFiniteError",
+    "RankLostError",
+    "RecipeError",
+    "TrainingError",
+    "WarmStartError",
+]
 
 
 class TrainingError(Exception):
@@ -31,6 +40,10 @@ class CheckpointError(TrainingError):
 
 class WarmStartError(TrainingError):
     """The artifact named by `init_from` does not fit the learner of the recipe."""
+
+
+class RankLostError(TrainingError):
+    """A data-parallel job cannot go on: one of its processes is gone, or there are more processes than tasks."""
 
 
 class EpisodeError(TrainingError):

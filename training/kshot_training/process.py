@@ -12,7 +12,7 @@ from types import FrameType
 
 import torch
 
-__all__ = ["default_cache", "default_threads", "prepare_process", "stop_signals"]
+__all__ = ["default_cache", "default_threads", "job_device", "job_size", "prepare_process", "stop_signals"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
@@ -24,10 +24,24 @@ def prepare_process() -> None:
 
 
 def default_threads() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux; elsewhere a process may use them all
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The cores that this process may use; under torchrun, its share of them."""
+    # Affinity is known on Linux; elsewhere a process may use all cores.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def job_size() -> int:
+    """How many processes torchrun started for this job; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def job_device(device: str) -> str:
+    """The device of this process: under torchrun each has a GPU of its own."""
+    local = os.environ.get("LOCAL_RANK")
+    if device != "cuda" or local is None:
+        return device
+    torch.cuda.set_device(int(local))
+    return f"cuda:{local}"
 
 
 def default_cache() -> Path:

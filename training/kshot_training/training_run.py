@@ -13,7 +13,7 @@ Each outer step: train, maybe validate, maybe checkpoint, look whether to stop.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from kshot_training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from kshot_training.curves import learning_curve
 from kshot_training.evaluate import Evaluation, evaluate
 from kshot_training.history import History, read_history
-from kshot_training.outer_loop import OuterState, Sample, check_meta, copy_into, outer_loop, snapshot
+from kshot_training.outer_loop import OuterState, Sample, StepMetrics, check_meta, copy_into, outer_loop, snapshot
 from kshot_training.progress import Reporter
+from kshot_training.ranks import Ranks, data_parallel
 from kshot_training.recipe import Recipe, Setting
 from kshot_training.tensorboard import TensorBoard
 from kshot_training.warm_start import warm_start
@@ -82,6 +83,7 @@ def train(
     resume: bool = False,
     device: str = "cpu",
     workers: int = 1,
+    ranks: Ranks | None = None,
 ) -> Trained:
     """Run a recipe until its last step, or until `stop()` is true after a step.
 
@@ -94,11 +96,11 @@ def train(
         resume: Go on from the newest checkpoint, if there is one.
         device: Where the meta-parameters live.
         workers: Tasks side by side.
+        ranks: The processes that share the tasks of each step; only the first of them writes and reports.
 
     Raises:
         TrainingError: See errors.py. After a NonFiniteError the last checkpoint is as it was.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     learner = build.build_learner(recipe.learner, recipe.input)
     meta = build.fresh_meta(learner, seed=recipe.seed, device=device)
     checkpoint = load_newest(folder / "checkpoints", recipe_digest=recipe.digest) if resume else None
@@ -110,17 +112,48 @@ def train(
         seconds_before = checkpoint.values.get("seconds", 0.0)
         _restore(checkpoint, state, best)
         notes.append(f"resumed after outer step {state.step}")
+    steps = _outer_steps(recipe, learner, state, episodes, workers, ranks)
+    if ranks is not None:
+        ranks.wished, stop = stop, lambda: ranks.stopping
+        ranks.agree(state.step)
+        if not ranks.leads:
+            _follow(steps, stop)
+            return Trained(state.step >= recipe.outer.steps, state.step, learner, best.meta, None, 0.0)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
     with reporter(state.step) as report:
         for note in notes:
             report.line(note)
         clock = _Clock(seconds_before, time.monotonic())
         loop = _Loop(recipe, folder, learner, state, best, episodes, report, workers, clock)
-        finished = loop.run(stop)
+        finished = loop.run(steps, stop)
     learning_curve(read_history(folder / HISTORY), folder / "learning_curve.png", title=recipe.name)
     chosen = best.meta if recipe.artifact.select == "best" else snapshot(serving_meta(state))
     score = best.score if recipe.validation else None
     return Trained(finished, state.step, learner, chosen, score, loop.clock.seconds, tuple(notes))
+
+
+def _outer_steps(
+    recipe: Recipe, learner: Learner, state: OuterState, episodes: Episodes, workers: int, ranks: Ranks | None
+) -> Iterator[StepMetrics]:
+    gradients = build.build_meta_gradient(recipe, workers=workers)
+    return outer_loop(
+        state,
+        learner,
+        episodes.train,
+        gradients if ranks is None else data_parallel(gradients, ranks, skip=build.skip_draws(recipe)),
+        steps=recipe.outer.steps,
+        schedule=build.build_schedule(recipe.outer.schedule, steps=recipe.outer.steps),
+        seed=recipe.seed,
+        clipping=build.build_clipping(recipe.outer),
+        average_decay=recipe.outer.average_decay,
+    )
+
+
+def _follow(steps: Iterator[StepMetrics], stop: Callable[[], bool]) -> None:
+    for _ in steps:
+        if stop():
+            return
 
 
 @dataclass(frozen=True)
@@ -145,22 +178,11 @@ class _Loop:
     workers: int
     clock: _Clock
 
-    def run(self, stop: Callable[[], bool]) -> bool:
+    def run(self, steps: Iterator[StepMetrics], stop: Callable[[], bool]) -> bool:
         """Run to the end (True) or to a wish to stop (False). Either way a checkpoint of the last step is written."""
         outer = self.recipe.outer
         history = History(self.folder / HISTORY, step=self.state.step, every=HISTORY_EVERY)
         board = TensorBoard(self.folder, step=self.state.step)
-        steps = outer_loop(
-            self.state,
-            self.learner,
-            self.episodes.train,
-            build.build_meta_gradient(self.recipe, workers=self.workers),
-            steps=outer.steps,
-            schedule=build.build_schedule(outer.schedule, steps=outer.steps),
-            seed=self.recipe.seed,
-            clipping=build.build_clipping(outer),
-            average_decay=outer.average_decay,
-        )
         try:
             for metrics in steps:
                 self.report.step(metrics)

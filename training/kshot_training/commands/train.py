@@ -74,8 +74,16 @@ def _tell_cost(recipe: Recipe) -> int:
 def _train(args: argparse.Namespace) -> int:
     from kshot_training.errors import CheckpointError, RecipeError
     from kshot_training.finish import finish
-    from kshot_training.process import default_cache, default_threads, prepare_process, stop_signals
+    from kshot_training.process import (
+        default_cache,
+        default_threads,
+        job_device,
+        job_size,
+        prepare_process,
+        stop_signals,
+    )
     from kshot_training.progress import bar_reporter
+    from kshot_training.ranks import join_ranks
     from kshot_training.recipe_files import read_recipe
     from kshot_training.sampling import Place, recipe_episodes
     from kshot_training.training_run import train
@@ -90,8 +98,9 @@ def _train(args: argparse.Namespace) -> int:
         raise CheckpointError(f"{folder} holds a run: add --resume to go on with it, or name another --out")
     workers = args.threads or default_threads()
     prepare_process()
-    episodes = recipe_episodes(recipe, Place(args.data_root, args.cache or default_cache(), args.device))
-    with stop_signals() as stop:
+    device = job_device(args.device)
+    episodes = recipe_episodes(recipe, Place(args.data_root, args.cache or default_cache(), device))
+    with stop_signals() as stop, join_ranks(size=job_size(), device=device) as ranks:
         trained = train(
             recipe,
             folder,
@@ -99,12 +108,17 @@ def _train(args: argparse.Namespace) -> int:
             reporter=lambda done: bar_reporter(done=done, steps=recipe.outer.steps, tasks=recipe.episodes.tasks),
             stop=stop,
             resume=args.resume,
-            device=args.device,
+            device=device,
             workers=workers,
+            ranks=ranks,
         )
+    leads = ranks is None or ranks.leads
     if not trained.finished:
-        print(f"stopped after outer step {trained.step}; --resume goes on", file=sys.stderr)
+        if leads:
+            print(f"stopped after outer step {trained.step}; --resume goes on", file=sys.stderr)
         return 130
+    if not leads:
+        return 0
     artifact, measured = finish(recipe, trained, folder, episodes, workers=workers)
     for row in measured:
         told = f"{row.way}-way {row.shot}-shot, {row.norm}: {row.accuracy:.2%} ± {row.ci95:.2%}"
