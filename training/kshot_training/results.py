@@ -35,6 +35,16 @@ A published figure stands beside the norm that it was made with. What is not mea
 Written by `make results` from `training/results/*.json`; do not edit.
 """
 
+FIGURES = """
+## What the meta-gradients have in common
+
+![Coefficients of AvgGrad and AvgGradInner](training/results/figures/avg-grad.png)
+
+Expected meta-gradients of k gradients with a small inner rate, as two terms of a series (Nichol et al., 2018,
+arXiv:1803.02999, section 5): lines are the theory, points are measured in double precision.
+`python -m kshot_training.average_gradients training/results/figures` measures and draws.
+"""
+
 _OF_SOME_ROWS = frozenset({"over_http", "same_label", "mse", "mse_ci95", "mse_by_steps", "published_mse"})
 
 
@@ -122,7 +132,7 @@ def render(rows: Iterable[Row]) -> str:
     sections: dict[str, list[Row]] = {}
     for row in rows:
         sections.setdefault(row.data.partition(" ")[0], []).append(row)
-    return HEAD + "".join(_section(data, sections[data]) for data in sorted(sections, key=_section_rank))
+    return HEAD + "".join(_section(data, sections[data]) for data in sorted(sections, key=_section_rank)) + FIGURES
 
 
 def _section_rank(data: str) -> tuple[bool, str]:
