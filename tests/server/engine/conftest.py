@@ -69,13 +69,16 @@ SPECS = {
     ),
 }
 
+# Untrained prototypes are far apart, an untrained SNAIL is undecided: probabilities that are all 0 or 1, or all alike,
+# would hide differences.
+TEMPERATURES = {"prototype": 40.0, "snail": 0.05}
+
 
 def _manifest(name: str, version: str, spec: LearnerSpec, **changes: Any) -> Manifest:
     fields: dict[str, Any] = {
         "input": InputSpec(height=12, width=12, channels=1, mean=(0.5,), std=(0.5,)),
         "limits": Limits(max_way=6 if name == "fixed-way" else 12, max_support=40, max_queries=300),
-        # Untrained prototypes are far apart: probabilities would all be 0 or 1, and would hide differences.
-        "calibration": Calibration(temperature=40.0 if spec.head.type == "prototype" else 0.7),
+        "calibration": Calibration(temperature=TEMPERATURES.get(spec.head.type, 0.7)),
     }
     return Manifest(name=name, version=version, learner=spec, **(fields | changes))
 
