@@ -5,7 +5,6 @@ A thousand predictions are not worth validating one by one at run time; a test h
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from starlette.responses import Response
 from kshot_server.engine.repository import ModelEntry
 from kshot_server.service.results import Classification
 from kshot_server.sessions.record import SessionInfo
+from kshot_server.timestamps import rfc3339
 
 __all__ = ["classification_json", "json_response", "model_json", "session_json"]
 
@@ -58,8 +58,8 @@ def session_json(info: SessionInfo, *, cached: bool) -> dict[str, Any]:
         "labels": list(info.labels),
         "support_size": info.support_size,
         "counts": dict(zip(info.labels, info.counts, strict=True)),
-        "created_at": _timestamp(info.created_at),
-        "expires_at": _timestamp(info.expires_at),
+        "created_at": rfc3339(info.created_at),
+        "expires_at": rfc3339(info.expires_at),
         "ttl_seconds": info.ttl_seconds,
         "durability": info.durability,
         "cached": cached,
@@ -83,10 +83,3 @@ def classification_json(result: Classification) -> dict[str, Any]:
             for prediction in result.predictions
         ],
     }
-
-
-def _timestamp(seconds: float) -> str:
-    """RFC 3339, UTC, to the millisecond."""
-    return (
-        datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )

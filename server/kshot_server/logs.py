@@ -5,12 +5,13 @@ What is logged of a request: method, route, status, times, id, tenant. Never a b
 
 from __future__ import annotations
 
-import datetime
 import json
 import logging
 import sys
 from contextvars import ContextVar
 from typing import Any
+
+from kshot_server.timestamps import rfc3339
 
 __all__ = ["configure_logs", "request_id_var"]
 
@@ -23,7 +24,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": _timestamp(record.created),
+            "time": rfc3339(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -40,15 +41,9 @@ class _JsonFormatter(logging.Formatter):
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         extra = " ".join(f"{key}={value}" for key, value in vars(record).items() if key not in _STANDARD)
-        parts = [_timestamp(record.created)[11:23], record.levelname.lower().ljust(7), record.getMessage(), extra]
+        parts = [rfc3339(record.created)[11:23], record.levelname.lower().ljust(7), record.getMessage(), extra]
         text = " ".join(part for part in parts if part)
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
-
-
-def _timestamp(seconds: float) -> str:
-    return (
-        datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )
 
 
 def configure_logs(level: str, format_name: str) -> None:

@@ -1,3 +1,5 @@
+"""The error of bad input: what it carries, and that it crosses a process border."""
+
 from __future__ import annotations
 
 import pickle

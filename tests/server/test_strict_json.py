@@ -1,3 +1,5 @@
+"""JSON from strangers: what the reader refuses that the standard one lets through."""
+
 from __future__ import annotations
 
 import contextlib

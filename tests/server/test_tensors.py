@@ -10,51 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors
-import safetensors.numpy
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kshot_server.bodies.tensors import MAX_HEADER_BYTES, TensorBody, parse_tensors
+from kshot_server.bodies.tensors import MAX_HEADER_BYTES
 from kshot_server.errors import InputError
 
-LABELS = ["dog", "cat"]
-SUPPORT = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
-TARGETS = np.array([1, 0, 1], dtype=np.int64)
-QUERIES = np.arange(2 * 6 * 7 * 3, dtype=np.uint8).reshape(2, 6, 7, 3)
-
-
-def saved(labels: Any = LABELS, metadata: dict[str, str] | None = None, **tensors: np.ndarray) -> bytes:
-    """A body as a client's safetensors library writes it."""
-    extra = {} if labels is None else {"labels": json.dumps(labels)}
-    return safetensors.numpy.save(tensors, metadata=extra | (metadata or {}))
-
-
-BODY = saved(support=SUPPORT, targets=TARGETS, queries=QUERIES)
-
-
-def raw(header: Any, data: bytes = b"") -> bytes:
-    """A body of any header and data."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data
-
-
-def entry(dtype: str, shape: list[Any], begin: Any, end: Any, **extra: Any) -> dict[str, Any]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end], **extra}
-
-
-def parse(body: bytes, max_pixels: int = 10_000) -> TensorBody:
-    return parse_tensors(body, max_pixels=max_pixels)
-
-
-def code(body: bytes, **options: int) -> str:
-    with pytest.raises(InputError) as caught:
-        parse(body, **options)
-    return caught.value.code
-
-
-# -- what is taken --
+from .tensor_bodies import BODY, LABELS, QUERIES, SUPPORT, TARGETS, code, entry, parse, raw, saved
 
 
 def test_a_whole_body() -> None:
@@ -124,9 +87,6 @@ def test_the_arrays_are_views_that_cannot_be_written_to() -> None:
     assert parsed.queries is not None
     assert not parsed.queries.flags.writeable
     assert peak < 100_000
-
-
-# -- what is refused --
 
 
 @pytest.mark.parametrize(
@@ -264,78 +224,3 @@ def test_a_wrong_dtype_is_told_what_to_send() -> None:
         parse(saved(None, queries=QUERIES.astype(np.float32) / 255))
     assert caught.value.expected == "U8"
     assert caught.value.action is not None
-
-
-# -- fuzz --
-
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-3, 2**64)
-    | st.floats()
-    | st.sampled_from(["U8", "I64", "F32", "", "dtype"]),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets", "labels", "x"]), inner, max_size=3)
-    ),
-    max_leaves=6,
-)
-ENTRIES = st.builds(
-    entry,
-    st.sampled_from(["U8", "I64", "F32"]),
-    st.lists(st.integers(-1, 4), max_size=5),
-    st.integers(-1, 30),
-    st.integers(-1, 30),
-)
-HEADERS = st.dictionaries(
-    st.sampled_from(["support", "targets", "queries", "__metadata__", "other"]),
-    ENTRIES | JSON | st.just({"labels": '["a", "b"]'}) | st.just({"labels": '["a"]'}),
-    max_size=4,
-)
-CODES = {"invalid_tensor", "invalid_targets", "invalid_label", "class_without_examples", "image_too_large"}
-
-
-def check(body: bytes) -> None:
-    """It raises InputError of a known code, or the safetensors library reads the same from it."""
-    try:
-        parsed = parse(body)
-    except InputError as error:
-        found = error.code
-    else:
-        found = "parsed"
-        theirs = dict(safetensors.deserialize(body))
-        for name, ours in (("support", parsed.support), ("queries", parsed.queries)):
-            assert (name in theirs) == (ours is not None)
-            assert ours is None or ours.tobytes() == bytes(theirs[name]["data"])
-        assert parsed.support is None or len(parsed.labels) == len(parsed.support)
-    assert found in {"parsed", *CODES}
-
-
-@settings(max_examples=300)
-@given(HEADERS, st.binary(max_size=30))
-def test_any_header(header: Any, data: bytes) -> None:
-    check(raw(header, data))
-
-
-@settings(max_examples=300)
-@given(st.data())
-def test_mutated_bodies(data: Any) -> None:
-    damaged = bytearray(BODY)
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, min(len(damaged) - 1, 320)))
-        kind = data.draw(st.sampled_from(["set", "cut", "drop", "insert"]))
-        if kind == "set":
-            damaged[at] = data.draw(st.integers(0, 255))
-        elif kind == "drop":
-            del damaged[at + 1 : at + data.draw(st.integers(2, 20))]
-        elif kind == "insert":
-            damaged[at:at] = data.draw(st.sampled_from([b"0", b"-", b'"', b"[", b"9" * 20, b"\xff", b",", b"{}"]))
-        elif at > 0:
-            del damaged[at:]
-    check(bytes(damaged))
-
-
-@given(st.binary(max_size=100))
-def test_garbage(data: bytes) -> None:
-    check(data)
-    check(struct.pack("<Q", len(data)) + data)

@@ -153,6 +153,13 @@ def bodies() -> type[Bodies]:
     return Bodies
 
 
+@pytest.fixture
+def classes(bodies: Callable[..., Any]) -> list[dict[str, str]]:
+    """Support of two classes, to which a test adds its bad part."""
+    support: list[dict[str, str]] = bodies(labels=("ant", "bee"), shot=1).json["support"]
+    return support
+
+
 Application = Callable[..., httpx.Client]
 
 

@@ -1,7 +1,4 @@
-"""What is not the client's doing: engines that fail, hang or are not there, a store that is away, clients that leave.
-
-The engines here are the test's own, for a real one does none of this on demand; the rest is the application as it is.
-"""
+"""What is not the client's doing: engines that fail, hang or are not there, a store that is away, clients gone."""
 
 from __future__ import annotations
 
@@ -15,95 +12,21 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.types import Message
 
-from kshot_server.auth import ApiKeys
-from kshot_server.engine.repository import ModelRepository
 from kshot_server.engine.requests import (
     Adapted,
-    AdaptRequest,
     Classified,
-    ClassifyRequest,
     Failed,
     NeedsSupport,
     Outcome,
     Timings,
 )
-from kshot_server.gateway import Parts, mount
-from kshot_server.sessions.stores.base import SessionStore
 from kshot_server.sessions.stores.memory import MemoryStore
 from kshot_server.sessions.stores.table import open_store
-from kshot_server.settings import Settings
 
-TEACH = "/v1/models/tiny/sessions"
-JSON = [(b"content-type", b"application/json")]
-
-
-class Engines:
-    """Answers what it was told to, for ever the last of it."""
-
-    def __init__(self, *outcomes: Outcome) -> None:
-        self.outcomes = list(outcomes)
-        self.requests: list[AdaptRequest | ClassifyRequest] = []
-        self.cancelled = 0
-
-    async def submit(self, request: AdaptRequest | ClassifyRequest) -> Outcome:
-        self.requests.append(request)
-        if not self.outcomes:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                self.cancelled += 1
-                raise
-        return self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
-
-
-class House:
-    """The application around such engines, spoken to over ASGI."""
-
-    def __init__(self, models: Path, engines: Engines, store: SessionStore | None = None, **settings: Any) -> None:
-        self.state = "ready"
-        self.app = FastAPI(openapi_url=None)
-        parts = Parts(
-            models=ModelRepository([models]),
-            keys=ApiKeys({}),
-            store=store or MemoryStore(1 << 20),
-            engines=engines,
-            state=lambda: self.state,
-            registry=CollectorRegistry(),
-        )
-        self.mounted = mount(self.app, Settings(**settings), parts)
-
-    def ask(self, *requests: tuple[str, str, Any], **headers: str) -> list[httpx.Response]:
-        """Send requests one after the other."""
-
-        async def send() -> list[httpx.Response]:
-            transport = httpx.ASGITransport(self.app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://x", headers=headers) as client:
-                return [await client.request(method, path, json=body) for method, path, body in requests]
-
-        return asyncio.run(send())
-
-    def exchange(self, receive: Callable[[], Awaitable[Message]], path: str = TEACH) -> list[Message]:
-        """Send one POST as ASGI messages."""
-        sent: list[Message] = []
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": path,
-            "headers": JSON,
-            "query_string": b"",
-            "http_version": "1.1",
-        }
-        asyncio.run(self.app(scope, receive, send))
-        return sent
+from .house import TEACH, Engines, House
 
 
 @pytest.fixture
@@ -117,9 +40,6 @@ def house(models: Path) -> Iterator[Callable[..., House]]:
     yield build
     for one in built:
         one.mounted.decoder.close()
-
-
-# -- engines -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -192,9 +112,6 @@ def test_states_of_the_server(house: Callable[..., House]) -> None:
     assert b'kshot_rejected_total{reason="draining"} 1.0' in built.mounted.metrics.render()
 
 
-# -- the framework -----------------------------------------------------------------------------------------------------
-
-
 def test_exceptions_that_nobody_foresaw(house: Callable[..., House], caplog: pytest.LogCaptureFixture) -> None:
     built = house()
 
@@ -211,9 +128,6 @@ def test_exceptions_that_nobody_foresaw(house: Callable[..., House], caplog: pyt
         assert "stout" not in answer.text
         assert "secret" not in answer.text
     assert "KeyError" in caplog.text
-
-
-# -- deadlines, and clients that leave ---------------------------------------------------------------------------------
 
 
 def test_a_deadline_ends_the_wait(house: Callable[..., House], bodies: Callable[..., Any]) -> None:
@@ -258,9 +172,6 @@ def test_a_body_that_never_announced_its_size(house: Callable[..., House]) -> No
     start, body = built.exchange(messages(*[chunk] * 10))
     assert start["status"] == 413
     assert json.loads(body["body"])["code"] == "payload_too_large"
-
-
-# -- the store ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_store_that_was_never_there(

@@ -1,3 +1,5 @@
+"""The circuit breaker: one failure closes the way, one success opens it again."""
+
 from __future__ import annotations
 
 from kshot_server.sessions.stores.breaker import CircuitBreaker

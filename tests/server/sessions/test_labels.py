@@ -1,3 +1,5 @@
+"""The rule for labels: any script, no control characters."""
+
 from __future__ import annotations
 
 import unicodedata

@@ -1,3 +1,5 @@
+"""Using a session renews its life, when that is due."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The table of stores: which URL opens which, with what settings, and what is refused."""
+
 from __future__ import annotations
 
 import sys
