@@ -43,7 +43,16 @@ from kshot_models.types import Learner
 
 T = TypeVar("T")
 
-__all__ = ["CONTEXTS", "HEADS", "INNER_OPTIMIZERS", "LEARNERS", "NETWORKS", "build_inner_optimizer", "build_learner"]
+__all__ = [
+    "CONTEXTS",
+    "HEADS",
+    "INNER_OPTIMIZERS",
+    "LEARNERS",
+    "NETWORKS",
+    "build_component",
+    "build_inner_optimizer",
+    "build_learner",
+]
 
 NETWORKS: Mapping[str, Callable[..., Network]] = {
     "conv4": conv4,
@@ -81,7 +90,7 @@ def _gradient_regression(spec: LearnerSpec, network: Network) -> Learner:
 
 
 def _gradient_learner(spec: LearnerSpec, network: Network, *, regression: bool = False) -> GradientLearner:
-    head = _build("head", HEADS, spec.head, network.features)
+    head = build_component("head", HEADS, spec.head, network.features)
     inner = build_inner_optimizer(spec.inner)
     loss = mean_squared_error if regression else weighted_cross_entropy
     return GradientLearner(
@@ -91,12 +100,12 @@ def _gradient_learner(spec: LearnerSpec, network: Network, *, regression: bool =
 
 def _closed_form(spec: LearnerSpec, network: Network) -> Learner:
     _check_named_after_head(spec)
-    return ClosedFormLearner(network, _build("head", HEADS, spec.head, network.features), spec.norm)
+    return ClosedFormLearner(network, build_component("head", HEADS, spec.head, network.features), spec.norm)
 
 
 def _in_context(spec: LearnerSpec, network: Network) -> Learner:
     _check_named_after_head(spec)
-    return ContextLearner(network, _build("head", CONTEXTS, spec.head, network.features), spec.norm)
+    return ContextLearner(network, build_component("head", CONTEXTS, spec.head, network.features), spec.norm)
 
 
 def _check_named_after_head(spec: LearnerSpec) -> None:
@@ -126,7 +135,7 @@ def build_learner(spec: LearnerSpec, input_spec: InputSpec) -> Learner:
     learner = _row("learner", LEARNERS, spec.type)
     if (spec.norm == "per_step" or spec.per_step_gains) and not spec.steps:
         raise SpecInvalid("norm = 'per_step' and per_step_gains belong to inner steps, of which there are none")
-    network = _build("network", NETWORKS, spec.network, input_spec, spec.norm)
+    network = build_component("network", NETWORKS, spec.network, input_spec, spec.norm)
     return learner(spec, network)
 
 
@@ -140,7 +149,7 @@ def build_inner_optimizer(links: Sequence[Component]) -> InnerOptimizer:
         raise SpecInvalid(
             "a gradient learner needs at least one inner optimizer, e.g. inner = [{type = 'sgd', rate = 0.1}]"
         )
-    built = [_build("inner optimizer", INNER_OPTIMIZERS, link) for link in links]
+    built = [build_component("inner optimizer", INNER_OPTIMIZERS, link) for link in links]
     try:
         return chain(*built)
     except ValueError as error:
@@ -153,7 +162,12 @@ def _row(kind: str, table: Mapping[str, T], name: str) -> T:
     return table[name]
 
 
-def _build(kind: str, table: Mapping[str, Callable[..., T]], component: Component, *arguments: Any) -> T:
+def build_component(kind: str, table: Mapping[str, Callable[..., T]], component: Component, *arguments: Any) -> T:
+    """Build what `component` names in `table`, its options checked against the annotations of the builder.
+
+    Raises:
+        SpecInvalid: an unknown name or option, or one of a wrong type or value; the message names the `kind`.
+    """
     builder = _row(kind, table, component.type)
     checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(builder)
     try:

@@ -23,7 +23,7 @@ from kshot_models.tree import meta_map, under
 from kshot_models.types import Episode, Learner, MetaParams, Params
 from kshot_training.averaging import start_average, update_average
 from kshot_training.errors import NonFiniteError
-from kshot_training.meta_gradients.base import MetaGradient
+from kshot_training.meta_gradients.base import MetaGradient, Metrics
 from kshot_training.outer_optimizers import OuterOptimizer, leaves
 from kshot_training.schedules import Schedule
 
@@ -39,6 +39,7 @@ __all__ = [
     "clip",
     "copy_into",
     "outer_loop",
+    "outer_steps",
     "snapshot",
     "start",
 ]
@@ -127,12 +128,29 @@ def outer_loop(
         NonFiniteError: Loss, a gradient or a meta-parameter became NaN or infinite; the message has the step.
     """
     generator = torch.Generator()
-    while state.step < steps:
-        step = state.step
+
+    def gradient(step: int) -> tuple[MetaParams, Metrics]:
         batch = sample(step)
         generator.manual_seed((seed << 32) + step)
         gradient_of = meta_gradient(step)
-        grads, metrics = gradient_of(learner, state.meta, batch.episodes, way=batch.way, generator=generator)
+        return gradient_of(learner, state.meta, batch.episodes, way=batch.way, generator=generator)
+
+    return outer_steps(state, gradient, steps=steps, schedule=schedule, clipping=clipping, average_decay=average_decay)
+
+
+def outer_steps(
+    state: OuterState,
+    gradient: Callable[[int], tuple[MetaParams, Metrics]],
+    *,
+    steps: int,
+    schedule: Schedule,
+    clipping: Clipping = Clipping(),  # noqa: B008 - an immutable value
+    average_decay: float = 0.0,
+) -> Iterator[StepMetrics]:
+    """The same for any gradient by outer step, whatever it is taken on; see `outer_loop`."""
+    while state.step < steps:
+        step = state.step
+        grads, metrics = gradient(step)
         loss = float(metrics.loss)
         named = leaves(grads)
         norm = float(clip(named, clipping))

@@ -11,11 +11,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kshot_training import recipe as models
+from kshot_training import optimizer_recipe, recipe
 from kshot_training.errors import RecipeError
+from kshot_training.optimizer_recipe import OptimizerRecipe
 from kshot_training.recipe import Recipe
 
-__all__ = ["apply_override", "read_recipe", "shipped_recipes"]
+__all__ = ["apply_override", "read_any_recipe", "read_optimizer_recipe", "read_recipe", "shipped_recipes"]
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -25,15 +26,31 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe.
+    """Read the recipe of a learner.
 
     Args:
         name_or_path: A file, or the name of a shipped recipe.
         overrides: `dotted.key=value`, the value as TOML writes it (`5`, `[5, 20]`, `"text"`; bare text is text).
 
     Raises:
-        RecipeError: There is no such recipe, it is no TOML, or it does not fit the models.
+        RecipeError: There is no such recipe, it is no TOML, it does not fit the models, or it is that of an optimizer.
     """
+    found = read_any_recipe(name_or_path, overrides)
+    if isinstance(found, OptimizerRecipe):
+        raise RecipeError(f"{name_or_path} has a [problem]: it trains an optimizer, and here a learner is wanted")
+    return found
+
+
+def read_optimizer_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> OptimizerRecipe:
+    """Read the recipe of a learned optimizer; as `read_recipe`."""
+    found = read_any_recipe(name_or_path, overrides)
+    if not isinstance(found, OptimizerRecipe):
+        raise RecipeError(f"{name_or_path} has no [problem]: it trains a learner, and here an optimizer is wanted")
+    return found
+
+
+def read_any_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe | OptimizerRecipe:
+    """Read a recipe of either kind: one with a [problem] trains an optimizer."""
     path = _find(name_or_path)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -42,7 +59,7 @@ def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         apply_override(raw, override)
     try:
-        return Recipe.model_validate(raw)
+        return OptimizerRecipe.model_validate(raw) if "problem" in raw else Recipe.model_validate(raw)
     except ValidationError as error:
         lines = "\n".join(f"  {_explain(problem)}" for problem in error.errors(include_url=False))
         raise RecipeError(f"{path}:\n{lines}") from error
@@ -112,7 +129,12 @@ def _explain(problem: Any) -> str:
 
 
 def _known_keys() -> set[str]:
-    sections = [m for m in vars(models).values() if isinstance(m, type) and hasattr(m, "model_fields")]
+    sections = [
+        m
+        for module in (recipe, optimizer_recipe)
+        for m in vars(module).values()
+        if isinstance(m, type) and hasattr(m, "model_fields")
+    ]
     return {field for section in sections for field in section.model_fields}
 
 

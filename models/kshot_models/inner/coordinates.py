@@ -43,10 +43,10 @@ def log_and_sign(values: Tensor, p: float) -> Tensor:
         p: where the logarithm ends, 10 in the paper and 5 in its code.
 
     Returns:
-        (*shape, 2).
+        (2, *shape).
     """
     smallest = math.exp(-p)
     large = values.abs() >= smallest
     # Masked before the logarithm: its derivative at 0 would make the other branch's gradient NaN.
     log = torch.where(large, values.abs(), 1.0).log() / p
-    return torch.stack([torch.where(large, log, -1.0), torch.where(large, values.sign(), values / smallest)], -1)
+    return torch.stack([torch.where(large, log, -1.0), torch.where(large, values.sign(), values / smallest)])

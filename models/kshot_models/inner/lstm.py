@@ -26,25 +26,27 @@ __all__ = ["LSTMState", "lstm"]
 class LSTMState(NamedTuple):
     """What each coordinate remembers; one tensor a layer, in the order of the layers."""
 
-    hidden: tuple[Tensor, ...]  # (coordinates, hidden) each
-    cell: tuple[Tensor, ...]  # (coordinates, hidden) each
+    hidden: tuple[Tensor, ...]  # (hidden, coordinates) each
+    cell: tuple[Tensor, ...]  # (hidden, coordinates) each
 
 
-def lstm(*, hidden: tuple[int, ...] = (20, 20), p: float | None = 10.0, scale: float = 0.01) -> InnerOptimizer:
+def lstm(*, hidden: tuple[int, ...] = (20, 20), p: float = 10.0, scale: float = 0.01) -> InnerOptimizer:
     """The coordinatewise LSTM.
 
     Args:
         hidden: units of each layer.
-        p: of the preprocessing, see `log_and_sign`; None feeds the gradient as it is (the paper's quadratics).
+        p: of the preprocessing, see `log_and_sign`; 0 feeds the gradient as it is (the paper's quadratics).
         scale: multiplies the output, so that fresh weights take small steps (0.01 in the paper's code, 1 for the
             quadratics).
 
     Raises:
-        ValueError: no layer, or a p or scale that is not above 0.
+        ValueError: no layer, a p below 0, or a scale that is not above 0.
     """
-    if not hidden or min(hidden) < 1 or scale <= 0 or (p is not None and p <= 0):
-        raise ValueError(f"expected layers of at least 1 unit, p and scale above 0; got {hidden}, {p}, {scale}")
-    features = 1 if p is None else 2
+    if not hidden or min(hidden) < 1 or scale <= 0 or p < 0:
+        raise ValueError(
+            f"expected layers of at least 1 unit, p of at least 0, scale above 0; got {hidden}, {p}, {scale}"
+        )
+    features = 2 if p else 1
     layers = [f"lstm{i}." for i in range(1, len(hidden) + 1)]
 
     def init(params: Params, generator: torch.Generator) -> Params:
@@ -59,7 +61,7 @@ def lstm(*, hidden: tuple[int, ...] = (20, 20), p: float | None = 10.0, scale: f
     def bind(phi: Params) -> GradientTransformation:
         def start(params: Params) -> LSTMState:
             some, count = next(iter(params.values())), count_coordinates(params)
-            zeros = tuple(some.new_zeros(count, units) for units in hidden)
+            zeros = tuple(some.new_zeros(units, count) for units in hidden)
             return LSTMState(zeros, zeros)
 
         def update(
@@ -67,13 +69,13 @@ def lstm(*, hidden: tuple[int, ...] = (20, 20), p: float | None = 10.0, scale: f
         ) -> tuple[Params, LSTMState]:
             del params, loss, objective
             gradient = coordinates(grads)
-            signal = gradient[:, None] if p is None else log_and_sign(gradient, p)
+            signal = log_and_sign(gradient, p) if p else gradient[None]
             hiddens, cells = [], []
             for name, before, cell in zip(layers, *state, strict=True):
                 signal, after = lstm_cell(under(name, phi), signal, before, cell)
                 hiddens.append(signal)
                 cells.append(after)
-            step = scale * (signal @ phi["output.weight"] + phi["output.bias"])
+            step = scale * (phi["output.weight"] @ signal + phi["output.bias"])
             return shaped_like(step, grads), LSTMState(tuple(hiddens), tuple(cells))
 
         return GradientTransformation(start, update)

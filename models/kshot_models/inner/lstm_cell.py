@@ -39,16 +39,18 @@ def init_lstm_cell(
 def lstm_cell(weights: Params, inputs: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """One step: c' = sigmoid(f) c + sigmoid(i) tanh(g), h' = sigmoid(o) tanh(c').
 
+    The n cases are the last axis: the four gates are then whole blocks of memory, and on a CPU several times faster.
+
     Args:
         weights: as `init_lstm_cell` makes them.
-        inputs: (n, inputs).
-        hidden: (n, hidden).
-        cell: (n, hidden).
+        inputs: (inputs, n).
+        hidden: (hidden, n).
+        cell: (hidden, n).
 
     Returns:
-        h' and c', (n, hidden) each.
+        h' and c', (hidden, n) each.
     """
-    gates = inputs @ weights["weight_input"].mT + hidden @ weights["weight_hidden"].mT + weights["bias"]
-    i, f, g, o = gates.chunk(4, -1)
+    gates = weights["weight_input"] @ inputs + weights["weight_hidden"] @ hidden + weights["bias"][:, None]
+    i, f, g, o = gates.chunk(4)
     cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
     return o.sigmoid() * cell.tanh(), cell

@@ -32,8 +32,8 @@ _BOUND = 0.01  # of all fresh weights, as published
 class MetaLearnerLSTMState(NamedTuple):
     """What each coordinate remembers."""
 
-    hidden: Tensor  # (coordinates, hidden) of the first LSTM
-    cell: Tensor  # (coordinates, hidden)
+    hidden: Tensor  # (hidden, coordinates) of the first LSTM
+    cell: Tensor  # (hidden, coordinates)
     forget: Tensor  # (coordinates,) f~ of the step before, before the sigmoid
     input: Tensor  # (coordinates,) i~ likewise
 
@@ -79,7 +79,7 @@ def meta_learner_lstm(
     def bind(phi: Params) -> GradientTransformation:
         def start(params: Params) -> MetaLearnerLSTMState:
             some, count = next(iter(params.values())), count_coordinates(params)
-            zeros, closed = some.new_zeros(count, hidden), some.new_zeros(count)
+            zeros, closed = some.new_zeros(hidden, count), some.new_zeros(count)
             return MetaLearnerLSTMState(zeros, zeros, closed, closed)
 
         def update(
@@ -92,13 +92,13 @@ def meta_learner_lstm(
         ) -> tuple[Params, MetaLearnerLSTMState]:
             del objective
             gradient, theta = coordinates(grads), coordinates({name: params[name] for name in grads})
-            seen = log_and_sign(loss, p).expand(len(gradient), 2)
-            signal = torch.cat([seen, log_and_sign(gradient, p)], -1)
+            seen = log_and_sign(loss, p)[:, None].expand(2, len(gradient))
+            signal = torch.cat([seen, log_and_sign(gradient, p)])
             h, cell = lstm_cell(under("lstm.", phi), signal, state.hidden, state.cell)
 
             def gate(name: str, before: Tensor) -> Tensor:
-                told = torch.cat([h, theta[:, None], before[:, None]], -1)
-                return told @ phi[f"{name}.weight"] + phi[f"{name}.bias"]
+                told = torch.cat([h, theta[None], before[None]])
+                return phi[f"{name}.weight"] @ told + phi[f"{name}.bias"]
 
             f, i = gate("forget", state.forget), gate("input", state.input)
             # theta' - theta, with 1 - sigmoid(f) = sigmoid(-f): a gate that is all but open keeps its digits.

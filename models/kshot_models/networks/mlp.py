@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -16,13 +17,15 @@ from kshot_models.types import Params
 
 __all__ = ["mlp"]
 
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+
 
 def mlp(
     input: InputSpec,  # noqa: A002 - the manifest's word
     norm: NormMode,
     *,
     hidden: tuple[int, ...] = (40, 40),
-    activation: Literal["relu", "tanh"] = "relu",
+    activation: Literal["relu", "sigmoid", "tanh"] = "relu",
     norm_epsilon: float = 1e-5,
     norm_groups: int = 8,
 ) -> Network:
@@ -48,6 +51,8 @@ def mlp(
                 params[f"norm{i}.bias"] = torch.zeros(outside)
         return params
 
+    act = _ACTIVATIONS[activation]
+
     def apply(
         params: Params, inputs: Tensor, *, weights: Tensor | None, moments: Params | None
     ) -> tuple[Tensor, Params]:
@@ -57,7 +62,7 @@ def mlp(
             features = F.linear(features, params[f"linear{i}.weight"], params[f"linear{i}.bias"])
             if norm != "none":
                 features = norms(f"norm{i}", features, params[f"norm{i}.gain"], params[f"norm{i}.bias"])
-            features = F.relu(features) if activation == "relu" else torch.tanh(features)
+            features = act(features)
         return features, norms.used
 
     return Network(init, apply, hidden[-1])

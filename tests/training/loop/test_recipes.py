@@ -10,19 +10,29 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from kshot_models.registry import build_inner_optimizer
+from kshot_models.types import MetaParams
 from kshot_training import build
 from kshot_training.errors import RecipeError
 from kshot_training.meta_gradients import through_adaptation
+from kshot_training.optimizer_recipe import OptimizerRecipe
+from kshot_training.problems import PROBLEMS
 from kshot_training.recipe import Recipe
-from kshot_training.recipe_files import apply_override, read_recipe, shipped_recipes
+from kshot_training.recipe_files import apply_override, read_any_recipe, read_recipe, shipped_recipes
 from kshot_training.sampling import Place, recipe_episodes
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_are_valid_and_build(name: str) -> None:
-    recipe = read_recipe(name)
+    recipe = read_any_recipe(name)
     assert recipe.name == name
     assert recipe.description
+    if isinstance(recipe, OptimizerRecipe):
+        assert recipe.problem.type in PROBLEMS
+        rule = build_inner_optimizer(recipe.optimizer)
+        phi = rule.init({"any": torch.zeros(1)}, torch.Generator().manual_seed(0))
+        build.build_state(MetaParams({}, phi, {}), recipe.outer)
+        return
     learner = build.build_learner(recipe.learner, recipe.input)
     meta = learner.init(torch.Generator().manual_seed(0))
     build.build_meta_gradient(recipe)

@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kshot_training.optimizer_recipe import OptimizerRecipe
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
     from kshot_training.recipe import Recipe
 
 __all__ = ["EXTRA", "HELP", "configure", "run"]
@@ -50,10 +54,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list() -> int:
-    from kshot_training.recipe_files import read_recipe, shipped_recipes
+    from kshot_training.recipe_files import read_any_recipe, shipped_recipes
 
     for name in shipped_recipes():
-        print(f"{name:24} {read_recipe(name).description}")
+        print(f"{name:24} {read_any_recipe(name).description}")
     return 0
 
 
@@ -72,8 +76,9 @@ def _tell_cost(recipe: Recipe) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from kshot_training.errors import CheckpointError, RecipeError
+    from kshot_training.errors import RecipeError
     from kshot_training.finish import finish
+    from kshot_training.optimizer_recipe import OptimizerRecipe
     from kshot_training.process import (
         default_cache,
         default_threads,
@@ -84,18 +89,18 @@ def _train(args: argparse.Namespace) -> int:
     )
     from kshot_training.progress import bar_reporter
     from kshot_training.ranks import join_ranks
-    from kshot_training.recipe_files import read_recipe
+    from kshot_training.recipe_files import read_any_recipe
     from kshot_training.sampling import Place, recipe_episodes
     from kshot_training.training_run import train
 
     if args.recipe is None:
         raise RecipeError("expected a recipe: a TOML file or a shipped name; `kshot train --list` shows these")
-    recipe = read_recipe(args.recipe, args.overrides)
+    recipe = read_any_recipe(args.recipe, args.overrides)
+    if isinstance(recipe, OptimizerRecipe):
+        return _train_optimizer(recipe, args)
     if args.dry_run:
         return _tell_cost(recipe)
-    folder = args.out or Path("runs") / recipe.name
-    if not args.resume and any((folder / "checkpoints").glob("step-*")):
-        raise CheckpointError(f"{folder} holds a run: add --resume to go on with it, or name another --out")
+    folder = _run_folder(recipe.name, args)
     workers = args.threads or default_threads()
     prepare_process()
     device = job_device(args.device)
@@ -123,5 +128,50 @@ def _train(args: argparse.Namespace) -> int:
     for row in measured:
         told = f"{row.way}-way {row.shot}-shot, {row.norm}: {row.accuracy:.2%} ± {row.ci95:.2%}"
         print(f"{row.data} {row.split}, {told} ({row.episodes} episodes)")
+    print(artifact)
+    return 0
+
+
+def _run_folder(name: str, args: argparse.Namespace) -> Path:
+    from kshot_training.errors import CheckpointError
+
+    folder: Path = args.out or Path("runs") / name
+    if not args.resume and any((folder / "checkpoints").glob("step-*")):
+        raise CheckpointError(f"{folder} holds a run: add --resume to go on with it, or name another --out")
+    return folder
+
+
+def _train_optimizer(recipe: OptimizerRecipe, args: argparse.Namespace) -> int:
+    import torch
+
+    from kshot_training.errors import RecipeError
+    from kshot_training.optimizer_run import export_optimizer, recipe_families, train_optimizer
+    from kshot_training.process import default_cache, prepare_process, stop_signals
+    from kshot_training.progress import bar_reporter
+    from kshot_training.sampling import Place
+
+    if args.dry_run:
+        raise RecipeError("--dry-run tells the cost of episodes, and an optimizer is trained on problems: leave it out")
+    folder = _run_folder(recipe.name, args)
+    prepare_process()
+    torch.set_num_threads(args.threads or 1)  # the tasks of a problem are one computation
+    families = recipe_families(recipe, Place(args.data_root, args.cache or default_cache()))
+    with stop_signals() as stop:
+        trained = train_optimizer(
+            recipe,
+            folder,
+            families,
+            reporter=lambda done: bar_reporter(done=done, steps=recipe.outer.steps, tasks=recipe.unroll.tasks),
+            stop=stop,
+            resume=args.resume,
+        )
+    if not trained.finished:
+        print(f"stopped after outer step {trained.step}; --resume goes on", file=sys.stderr)
+        return 130
+    artifact, measured = export_optimizer(recipe, trained, folder, families)
+    for row in measured:
+        print(
+            f"{row.problem}: log10 of the mean loss after {row.steps} steps {row.log10_mean_loss:.3f} ({row.runs} runs)"
+        )
     print(artifact)
     return 0

@@ -3,5 +3,14 @@
 from kshot_training.problems.base import Problem, ProblemFamily
 from kshot_training.problems.images import ImageNetworks
 from kshot_training.problems.quadratic import Quadratics
+from kshot_training.problems.table import PROBLEMS, Surroundings, build_problems
 
-__all__ = ["ImageNetworks", "Problem", "ProblemFamily", "Quadratics"]
+__all__ = [
+    "PROBLEMS",
+    "ImageNetworks",
+    "Problem",
+    "ProblemFamily",
+    "Quadratics",
+    "Surroundings",
+    "build_problems",
+]
