@@ -16,6 +16,7 @@ __all__ = ["EXTRA", "HELP", "configure", "run"]
 
 if TYPE_CHECKING:
     from kshot_models.load import LoadedLearner
+    from kshot_models.manifest import NormMode
     from kshot_training.evaluate import Evaluation
 
 HELP = "measure an artifact on episodes of unseen classes"
@@ -38,6 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queries", type=_at_least(1), default=15, metavar="Q", help="of each class (default: 15)")
     parser.add_argument("--episodes", type=_at_least(2), default=2000, metavar="N", help="default: 2000")
     parser.add_argument("--transductive", action="store_true", help="norm moments of the query batch, as in the papers")
+    parser.add_argument(
+        "--nearest",
+        choices=["pixels", "features"],
+        help="instead of adapting, answer with the nearest support image, by the artifact's input or its features",
+    )
     parser.add_argument(
         "--per-step",
         action=argparse.BooleanOptionalAction,
@@ -87,12 +93,26 @@ def run(args: argparse.Namespace) -> int:
 def _load(args: argparse.Namespace) -> LoadedLearner:
     from kshot_models.load import load
     from kshot_models.registry import build_learner
+    from kshot_training.errors import EpisodeError
+    from kshot_training.nearest_neighbour import NearestNeighbour, nearest_neighbour_on
 
     loaded = load(args.artifact, device=args.device)
-    if not args.transductive:
-        return loaded
-    spec = loaded.manifest.learner.model_copy(update={"norm": "transductive"})
-    return loaded._replace(learner=build_learner(spec, loaded.manifest.input))
+    if args.nearest is not None and args.url is not None:
+        raise EpisodeError("--nearest is no artifact that a server could serve: leave out --url")
+    if args.transductive:
+        spec = loaded.manifest.learner.model_copy(update={"norm": "transductive"})
+        loaded = loaded._replace(learner=build_learner(spec, loaded.manifest.input))
+    if args.nearest == "pixels":
+        return loaded._replace(learner=NearestNeighbour())
+    if args.nearest == "features":
+        return loaded._replace(learner=nearest_neighbour_on(loaded.learner, _norm(args, loaded)))
+    return loaded
+
+
+def _norm(args: argparse.Namespace, loaded: LoadedLearner) -> NormMode:
+    if args.nearest == "pixels":
+        return "none"
+    return "transductive" if args.transductive else loaded.manifest.learner.norm
 
 
 def _evaluate(args: argparse.Namespace, loaded: LoadedLearner) -> Evaluation:
@@ -169,7 +189,7 @@ def _report(args: argparse.Namespace, loaded: LoadedLearner, result: Evaluation)
         "shot": args.shot,
         "queries": args.queries,
         "episodes": result.episodes,
-        "norm": "transductive" if args.transductive else loaded.manifest.learner.norm,
+        "norm": _norm(args, loaded),
         "seed": args.seed,
         "accuracy": None if regression else result.accuracy,
         "ci95": None if regression else result.ci95,
@@ -185,16 +205,22 @@ def _record(args: argparse.Namespace, report: dict[str, Any], *, seconds: float)
 
     served = report.get("over_http", {})
     row = Row(
-        algorithm=report["artifact"],
+        algorithm=_algorithm(args, report["artifact"]),
         data=f"{_source_name(args)} {report['split']}",
         over_http=served.get("accuracy"),
         same_label=served.get("same_label"),
-        hardware=hardware(),
+        hardware=hardware(args.device),
         seconds=round(seconds, 1),
         command=_command(args, report["artifact"]),
         **{name: report[name] for name in ("way", "shot", "norm", "episodes", "accuracy", "ci95", "seed")},
     )
     record(args.record, row)
+
+
+def _algorithm(args: argparse.Namespace, artifact: str) -> str:
+    if args.nearest is None:
+        return artifact
+    return "nearest neighbour, pixels" if args.nearest == "pixels" else f"nearest neighbour, features of {artifact}"
 
 
 def _command(args: argparse.Namespace, artifact: str) -> str:
@@ -203,6 +229,7 @@ def _command(args: argparse.Namespace, artifact: str) -> str:
     for name in ("split", "way", "shot", "queries", "episodes", "seed"):
         words.append(f"--{name} {getattr(args, name)}")
     words += ["--transductive"] if args.transductive else []
+    words += [f"--nearest {args.nearest}"] if args.nearest else []
     words += [f"--url http://127.0.0.1:8000 --body {args.body}"] if args.url else []
     return " ".join(words)
 
