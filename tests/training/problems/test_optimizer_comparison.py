@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kshot_models.inner import adam, sgd
-from kshot_training.commands import compare_optimizers
+from kshot_training.commands import compare as command
 from kshot_training.optimizer_comparison import LEARNED, Baseline, Contest, compare, draw_comparison, run_torch, tune
 from kshot_training.problems import Quadratics
 from kshot_training.unroll import optimize
@@ -60,16 +60,16 @@ def test_all_are_run_on_the_same_problems(tmp_path: Path) -> None:
 
 def test_the_command_writes_figures_that_name_their_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
-    compare_optimizers.configure(parser)
+    command.configure(parser)
     wrong = parser.parse_args(["sine-maml"])
-    assert compare_optimizers.run(wrong) == 2
+    assert command.run(wrong) == 2
     assert "trains a learner" in capsys.readouterr().err
     json_file, plot = tmp_path / "figures.json", tmp_path / "figures.png"
     flags = ["--runs", "3", "--tuning-runs", "2", "--steps", "4", "--tuned-at", "2"]
     flags += ["--variant", "flat:problem.dimensions=2", "--json", str(json_file), "--plot", str(plot)]
-    assert compare_optimizers.run(parser.parse_args(["l2l-quadratic", *flags])) == 0
+    assert command.run(parser.parse_args(["l2l-quadratic", *flags])) == 0
     figures = json.loads(json_file.read_text())
-    assert figures["command"].startswith("kshot compare-optimizers l2l-quadratic --runs 3")
+    assert figures["command"].startswith("kshot compare l2l-quadratic --runs 3")
     assert list(figures["problems"]) == ["as trained", "flat"]
     assert len(figures["problems"]["flat"]["Adam"]["log10_mean_loss"]) == 5
     assert plot.exists()

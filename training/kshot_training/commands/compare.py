@@ -1,4 +1,4 @@
-"""`kshot compare-optimizers`: a learned optimizer beside tuned SGD, NAG, RMSprop and Adam on problems of a recipe."""
+"""`kshot compare`: a learned optimizer beside tuned SGD, NAG, RMSprop and Adam on problems of a recipe."""
 
 # A command speaks, and imports what it needs when it runs: `kshot --help` must not wait for torch.
 # ruff: noqa: PLC0415, T201
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _compare(args)
     except (TrainingError, ModelError) as error:
-        print(f"kshot compare-optimizers: {error}", file=sys.stderr)
+        print(f"kshot compare: {error}", file=sys.stderr)
         return 2
 
 
@@ -109,7 +109,7 @@ def _write(args: argparse.Namespace, figures: dict[str, Any], digest: str, secon
         "tuned_at": args.tuned_at,
         "hardware": hardware(),
         "seconds": round(seconds, 1),
-        "command": f"kshot compare-optimizers {args.recipe} --runs {args.runs} --steps {args.steps}{variants}",
+        "command": f"kshot compare {args.recipe} --runs {args.runs} --steps {args.steps}{variants}",
         "problems": figures,
     }
     args.json.parent.mkdir(parents=True, exist_ok=True)
