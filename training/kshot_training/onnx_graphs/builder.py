@@ -76,6 +76,9 @@ class GraphBuilder:
         kept: list[onnx.NodeProto] = []
         for node in reversed(self._nodes):
             if needed.intersection(node.output):
+                # Places of maxima that no gradient asks for: ONNX Runtime pools several times as fast without them.
+                while node.output[-1] not in needed:
+                    node.output.pop()
                 kept.append(node)
                 needed.update(node.input)
         graph = helper.make_graph(

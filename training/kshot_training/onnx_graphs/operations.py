@@ -56,6 +56,8 @@ def _sizes(op: str, work: Lowering, node: Node) -> str:
 
 def _power(work: Lowering, node: Node) -> str:
     base, exponent = work.tensor(node.args[0], _dtype(node)), node.args[1]
+    if exponent == 1:  # what the gradient of a square leaves
+        return base
     if exponent == 2:  # a product is exact and quick, and a power is neither
         return work.graph.node("Mul", base, base)
     return work.graph.node("Pow", base, work.tensor(exponent, _dtype(node)))
@@ -101,10 +103,10 @@ def _convolution(work: Lowering, node: Node) -> str:
     return work.graph.node("ConvTranspose" if transposed else "Conv", *operands, **attributes)
 
 
-def _max_pool(work: Lowering, node: Node) -> tuple[str, str]:
+def _max_pool(work: Lowering, node: Node) -> tuple[str, ...]:
     """Values, and their places counted over the whole tensor, where torch counts inside each plane."""
     inputs, kernel, stride, padding, dilation, ceil_mode = positional(node, [], [0, 0], [1, 1], 0)
-    values, places = work.graph.nodes(
+    return work.graph.nodes(
         "MaxPool",
         work.tensor(inputs),
         outputs=2,
@@ -114,7 +116,6 @@ def _max_pool(work: Lowering, node: Node) -> tuple[str, str]:
         dilations=list(dilation),
         ceil_mode=int(ceil_mode),
     )
-    return values, places
 
 
 def _masked_fill(work: Lowering, node: Node) -> str:
