@@ -2,6 +2,7 @@
 #
 #   docker build -t kshot .                             CPU
 #   docker build -t kshot:gpu --build-arg RUNTIME=gpu . NVIDIA GPUs; run it with --gpus all
+#   docker build -t kshot:onnx --build-arg RUNTIME=onnx . CPU, ONNX Runtime instead of torch
 #   docker run --read-only --tmpfs /tmp -p 8000:8000 -e KSHOT_API_KEYS=env:KEYS -e KEYS=me:a-key-of-16-letters-or-more kshot
 #
 # The server binds every interface of its container, so it starts only with API keys. Every flag of `kshot serve` is a KSHOT_* variable.
@@ -29,11 +30,12 @@ ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 # First and alone, so that a change of kshot does not fetch it anew.
 RUN --mount=type=secret,id=pip \
     case "$RUNTIME" in \
-      cpu) index=$TORCH_CPU_INDEX ;; \
-      gpu) index= ;; \
-      *) echo "RUNTIME is cpu or gpu, not $RUNTIME" >&2; exit 2 ;; \
+      cpu) package=torch index=$TORCH_CPU_INDEX ;; \
+      gpu) package=torch index= ;; \
+      onnx) package=onnxruntime index= ;; \
+      *) echo "RUNTIME is cpu, gpu or onnx, not $RUNTIME" >&2; exit 2 ;; \
     esac; \
-    python -m pip --python /opt/kshot/bin/python install ${index:+--extra-index-url "$index"} torch
+    python -m pip --python /opt/kshot/bin/python install ${index:+--extra-index-url "$index"} "$package"
 
 COPY pyproject.toml README.md LICENSE /build/
 COPY clients /build/clients
@@ -43,7 +45,8 @@ COPY server /build/server
 COPY tests/benchmarks/kshot_bench /build/tests/benchmarks/kshot_bench
 # LitServe's own commands go: one of them installs packages when it is run.
 RUN --mount=type=secret,id=pip \
-    python -m pip --python /opt/kshot/bin/python install '/build[server,torch,redis]' \
+    case "$RUNTIME" in onnx) runtime=onnx ;; *) runtime=torch ;; esac; \
+    python -m pip --python /opt/kshot/bin/python install "/build[server,$runtime,redis]" \
     && rm -f /opt/kshot/bin/lightning /opt/kshot/bin/litserve
 
 

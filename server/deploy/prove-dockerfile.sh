@@ -9,6 +9,7 @@
 # configured for on this machine. Everything lies in one folder, which is removed unless KEEP=1; the base is kept in BASE_CACHE if given.
 #
 #   TORCH_CPU_INDEX   extra index for torch's CPU wheels; empty where pip finds them already (default: empty)
+#   RUNTIME           cpu, gpu or onnx (default: cpu)
 #   PORT              port to serve on (default: 18970)
 set -euo pipefail
 
@@ -85,7 +86,7 @@ build() {
   say "buildah build"
   # chroot isolation and the host's network: no runtime, no bridge.
   store build --quiet --isolation chroot --network host --format docker --pull-never --secret "id=pip,src=$work/pip.conf" "${volumes[@]}" \
-    --build-arg "TORCH_CPU_INDEX=${TORCH_CPU_INDEX-}" --tag "$image" "$repository" >"$work/build.log" 2>&1 \
+    --build-arg "TORCH_CPU_INDEX=${TORCH_CPU_INDEX-}" --build-arg "RUNTIME=${RUNTIME:-cpu}" --tag "$image" "$repository" >"$work/build.log" 2>&1 \
     || { tail -n 40 "$work/build.log" >&2; fail "the image does not build"; }
   store inspect --type image "$image" | python3 -c "import json, sys; json.dump(json.load(sys.stdin)['Docker']['config'], sys.stdout)" \
     >"$work/config.json"

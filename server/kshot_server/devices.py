@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kshot_server.settings import SettingError
 
-__all__ = ["devices_of", "require_runtime"]
+__all__ = ["choose_runtime", "devices_of"]
 
 _DEVICE = re.compile(r"cpu|cuda|cuda:\d{1,3}")
 _NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
@@ -19,18 +19,23 @@ _NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 _EXTRAS = {"torch": "torch", "onnxruntime": "onnx"}
 
 
-def require_runtime(runtime: str) -> None:
-    """See that the package of `--runtime` is installed, before processes are started that need it.
+def choose_runtime(setting: str) -> str:
+    """The runtime of `--runtime`; its package is installed, before processes are started that need it.
+
+    Args:
+        setting: `torch`, `onnxruntime`, or `auto`: torch if it is installed, else onnxruntime.
 
     Raises:
-        SettingError: it is not.
+        SettingError: it is not installed, or none is.
     """
-    if importlib.util.find_spec(runtime) is None:
-        others = " or ".join(f"--runtime {name}" for name in _EXTRAS if name != runtime)
-        raise SettingError(
-            f"--runtime {runtime}: expected the package {runtime}, which is not installed: "
-            f"pip install 'kshot[{_EXTRAS[runtime]}]', or serve with {others}"
-        )
+    installed = [runtime for runtime in _EXTRAS if importlib.util.find_spec(runtime) is not None]
+    if setting == "auto" and installed:
+        return installed[0]
+    if setting not in installed:
+        extras = " or ".join(f"'kshot[{_EXTRAS[name]}]'" for name in ([setting] if setting in _EXTRAS else _EXTRAS))
+        there = f"{', '.join(installed)} is" if installed else "no runtime is"
+        raise SettingError(f"--runtime {setting}: {there} installed here; pip install {extras}")
+    return setting
 
 
 def devices_of(

@@ -133,9 +133,9 @@ class Settings:
     )
     device: str = _setting("auto", str, "auto, cpu, cuda, or cuda:0,cuda:1; one engine process for each", "DEVICE")
     runtime: str = _setting(
-        "torch",
-        _one_of("torch", "onnxruntime"),
-        "torch, or onnxruntime: without torch, for models that `kshot export --onnx` wrote",
+        "auto",
+        _one_of("auto", "torch", "onnxruntime"),
+        "torch, onnxruntime (for models that `kshot export --onnx` wrote), or auto: torch where it is installed",
         "NAME",
     )
     cache_bytes: int = _setting(256 * _MIB, _bounded(int, 0, 1 << 50), "adapted weights kept on each device", "BYTES")

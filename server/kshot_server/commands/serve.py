@@ -53,14 +53,14 @@ def _serve(settings: Settings) -> int:
     from kshot_models.artifact import zoo_folder  # noqa: PLC0415 - as above
     from kshot_server.app import StartFailed, serve  # noqa: PLC0415 - as above
     from kshot_server.auth import load_api_keys  # noqa: PLC0415 - as above
-    from kshot_server.devices import devices_of, require_runtime  # noqa: PLC0415 - as above
+    from kshot_server.devices import choose_runtime, devices_of  # noqa: PLC0415 - as above
     from kshot_server.engine.repository import ModelRepository  # noqa: PLC0415 - as above
     from kshot_server.sessions.errors import StoreNotUsable  # noqa: PLC0415 - as above
     from kshot_server.sessions.stores.table import open_store  # noqa: PLC0415 - as above
 
     settings = replace(settings, models=settings.models or (zoo_folder(),))
     try:
-        require_runtime(settings.runtime)
+        settings = replace(settings, runtime=choose_runtime(settings.runtime))
         keys = load_api_keys(settings.api_keys, os.environ)
         devices = devices_of(settings.device, os.environ, runtime=settings.runtime)
         store = open_store(settings.store, settings)

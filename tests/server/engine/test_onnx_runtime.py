@@ -19,13 +19,14 @@ from kshot_models.artifact import load_artifact, save_artifact
 from kshot_models.errors import DigestMismatch, FileMissing, FormatUnsupported, GraphInvalid
 from kshot_models.manifest import Component, LearnerSpec
 from kshot_models.onnx_files import ADAPT, FLOPS, LAYOUT_KEY, PREDICT
-from kshot_server.devices import devices_of, require_runtime
+from kshot_server.devices import choose_runtime, devices_of
 from kshot_server.engine.engine import Engine, executor_for
 from kshot_server.engine.executors.base import AdaptedWeights, Queries
 from kshot_server.engine.executors.cpu import CpuExecutor
 from kshot_server.engine.executors.onnx_runtime import OnnxExecutor
 from kshot_server.engine.repository import ModelNotFound, ModelRepository
 from kshot_server.engine.requests import Adapted, Classified, Failed
+from kshot_server.settings import SettingError
 from kshot_training.onnx_graphs.writing import export_onnx
 
 TOLERANCE = 1e-4  # in a probability, between the runtimes
@@ -188,7 +189,26 @@ def test_the_runtime_is_chosen_by_name() -> None:
     assert executor_for("cuda:1", "onnxruntime").device == "cuda:1"
     with pytest.raises(ValueError, match="expected a runtime of torch, onnxruntime, got 'tensorflow'"):
         executor_for("cpu", "tensorflow")
-    require_runtime("onnxruntime")
+
+
+def test_auto_is_torch_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [choose_runtime(setting) for setting in ("auto", "torch", "onnxruntime")] == [
+        "torch",
+        "torch",
+        "onnxruntime",
+    ]
+    there = {"onnxruntime"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if name in there else None)
+    assert choose_runtime("auto") == "onnxruntime"
+    with pytest.raises(
+        SettingError, match=r"--runtime torch: onnxruntime is installed here; pip install 'kshot\[torch\]'"
+    ):
+        choose_runtime("torch")
+    there.clear()
+    with pytest.raises(
+        SettingError, match=r"no runtime is installed here; pip install 'kshot\[torch\]' or 'kshot\[onnx\]'"
+    ):
+        choose_runtime("auto")
 
 
 def test_a_gpu_needs_the_package_for_it(exported: ModelRepository, tmp_path: Path) -> None:
