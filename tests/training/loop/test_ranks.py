@@ -23,17 +23,17 @@ from kshot_training.recipe_files import read_recipe
 from kshot_training.sampling import Place, recipe_episodes
 from kshot_training.training_run import train
 
-# Three steps of three meta-gradients in double precision; 3 tasks on 2 ranks are shares of 1 and 2.
+# Three steps of four meta-gradients in double precision; 3 tasks on 2 ranks are shares of 1 and 2.
 WORKER = """
 import sys
 from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
+from kshot_models.load import meta_to_arrays
 from kshot_models.tree import meta_map
 from kshot_training import build
 from kshot_training.outer_loop import MetaBatch, outer_loop
-from kshot_training.outer_optimizers import leaves
 from kshot_training.ranks import Ranks, data_parallel
 from kshot_training.recipe import Recipe
 from kshot_training.data import SinusoidSampler
@@ -58,7 +58,7 @@ for path in sorted(folder.glob("*.json")):
     constant = build.build_schedule(recipe.outer.schedule, steps=3)
     for seen in outer_loop(state, learner, sample, gradients, steps=3, schedule=constant, seed=0):
         told = [seen.loss, seen.grad_norm, *seen.diagnostics.values()]
-    ended |= {f"{path.stem}/{name}": tensor for name, tensor in leaves(state.meta).items()}
+    ended |= {f"{path.stem}/{name}": tensor for name, tensor in meta_to_arrays(state.meta).items()}
     ended[f"{path.stem}/told"] = torch.tensor(told, dtype=torch.float64)
 ended["stopping"] = torch.tensor(ranks is not None and ranks.stopping)
 save_file(ended, folder / f"{rank}of{size}.safetensors")
@@ -80,6 +80,13 @@ GRADIENTS = {
         "meta_gradient": {"type": "imaml", "strength": 2.0},
         "learner.inner": [{"type": "proximal", "strength": 2.0}, {"type": "sgd", "rate": 0.1}],
     },
+    "mamlpp": {  # whose running moments are counted by all ranks
+        "meta_gradient": {"type": "through_adaptation", "multi_step_until": 2},
+        "learner.inner": [{"type": "sgd", "rate": 0.05}],
+        "learner.norm": "per_step",
+        "learner.per_step_gains": True,
+        "outer.optimizer": "sgd",  # a bias before a norm has no gradient but rounding, which Adam would make steps of
+    },
     "reptile": {"meta_gradient": {"type": "reptile", "batch": 4}, "learner.inner": [{"type": "sgd", "rate": 0.05}]},
 }
 
@@ -93,7 +100,7 @@ def test_two_ranks_are_one_in_double_precision(
     make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, values in GRADIENTS.items():
-        (tmp_path / f"{name}.json").write_text(make_recipe(**SINE, **values).model_dump_json())
+        (tmp_path / f"{name}.json").write_text(make_recipe(**{**SINE, **values}).model_dump_json())
     processes = [
         subprocess.Popen([sys.executable, "-c", WORKER, str(rank), "2", str(tmp_path)], env=one_thread())
         for rank in (0, 1)
@@ -106,6 +113,7 @@ def test_two_ranks_are_one_in_double_precision(
     assert first.pop("stopping")  # one rank was asked, both know
     assert second.pop("stopping")
     assert {name.partition("/")[0] for name in alone} == set(GRADIENTS)
+    assert alone["mamlpp/stats/norm1.mean"].any()
     for name, tensor in alone.items():
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)  # nothing drifts apart
         np.testing.assert_allclose(first[name], tensor, rtol=1e-12, atol=1e-13, err_msg=name)
