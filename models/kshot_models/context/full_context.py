@@ -59,12 +59,12 @@ def embed_support(params: Params, features: Tensor, support: Examples, *, orders
 
 def _run(weights: Params, tokens: Tensor, present: Tensor) -> Tensor:
     """States (orders, n, size) after each token; padding leaves the state as it is."""
-    hidden = cell = tokens.new_zeros(tokens.shape[0], tokens.shape[2])
+    hidden = cell = tokens.new_zeros(tokens.shape[2], tokens.shape[0])  # cells have their cases last
     states = []
     for token, there in zip(tokens.unbind(1), present.unbind(1), strict=True):
-        new_hidden, new_cell = lstm_cell(weights, token, hidden, cell)
-        hidden, cell = torch.lerp(hidden, new_hidden, there), torch.lerp(cell, new_cell, there)
-        states.append(hidden)
+        new_hidden, new_cell = lstm_cell(weights, token.mT, hidden, cell)
+        hidden, cell = torch.lerp(hidden, new_hidden, there.mT), torch.lerp(cell, new_cell, there.mT)
+        states.append(hidden.mT)
     return torch.stack(states, 1)
 
 
@@ -83,10 +83,11 @@ def embed_queries(params: Params, features: Tensor, known: Tensor, present: Tens
     """
     size = features.shape[1]
     weights, own = under("query.", params), features * math.sqrt(size)
-    state = hidden = cell = torch.zeros_like(own)
+    state = torch.zeros_like(own)
+    hidden = cell = state.mT
     for _ in range(reads):
         scores = (state @ known.T / math.sqrt(size)).masked_fill(present == 0, torch.finfo(own.dtype).min)
         seen = scores.softmax(1) @ known
-        hidden, cell = lstm_cell(weights, torch.cat([own, seen], 1), hidden, cell)
-        state = hidden + own
+        hidden, cell = lstm_cell(weights, torch.cat([own, seen], 1).mT, hidden, cell)
+        state = hidden.mT + own
     return state
