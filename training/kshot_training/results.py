@@ -30,7 +30,8 @@ Accuracy on classes that were never trained on: the mean over test episodes of o
 unless the command says otherwise, with half the width of the 95% interval. Norms: `support` uses the moments of the
 support set, so that an answer depends on no other query; `transductive` those of the query batch, as many papers do;
 `per_step` running ones of training, another set for each inner step.
-A published figure stands beside the norm that it was made with. What is not measured yet waits with its command.
+A published figure stands beside the norm that it was made with. Time is that of training, or of measuring where nothing
+was trained. What is not measured yet waits with its command.
 
 Written by `make results` from `training/results/*.json`; do not edit.
 """
@@ -151,7 +152,7 @@ def _section(data: str, rows: list[Row]) -> str:
 
 def _accuracies(rows: list[Row]) -> str:
     lines = [
-        "| way, shot | algorithm | norm | accuracy | published | episodes | seed | training | command |",
+        "| way, shot | algorithm | norm | accuracy | published | episodes | seed | time | command |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     order = [entry.algorithm for entry in read_reproductions()]
@@ -169,7 +170,7 @@ def _errors(rows: list[Row]) -> str:
         "\nMean squared error on the queries; published figures are after one step.\n",
         "| shot | algorithm | error | published | "
         + "".join(f"{n} steps | " for n in steps)
-        + "episodes | seed | training | command |",
+        + "episodes | seed | time | command |",
         "|---|---|---|---|" + "---|" * (len(steps) + 4),
     ]
     order = [entry.algorithm for entry in read_reproductions()]
@@ -208,7 +209,7 @@ def _index(order: list[str], algorithm: str) -> int:
 
 
 def _trained(row: Row) -> str:
-    """How long training took, and where."""
+    """How long it took, and where."""
     return "" if row.seconds is None else f"{row.seconds / 3600:.2f} h, {row.hardware}"
 
 
