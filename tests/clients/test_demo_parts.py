@@ -1,4 +1,4 @@
-"""The parts of the demo: sources, episodes, the tally, the table, the contact sheet."""
+"""The parts of the demo: sources, episodes, the measurements, the table, the contact sheet."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from PIL import Image
 
 from kshot import InvalidInputError, Prediction
 from kshot._demo.episodes import DrawnClass, Episode, Labelled, sample_episode
+from kshot._demo.measurements import Latency, Measurements, Summary
 from kshot._demo.sheet import _distinct_names, _font, _heading, _letter, contact_sheet
 from kshot._demo.sources import open_source
 from kshot._demo.table import LiveTable
-from kshot._demo.tally import Latency, Summary, Tally
 
 
 def png(seed: int) -> bytes:
@@ -135,14 +135,14 @@ def test_episodes_are_seeded_and_without_replacement() -> None:
         sample_episode(classes, np.random.default_rng(0), way=10, shot=1, queries=3)
 
 
-def test_tally_against_the_formulas() -> None:
-    tally = Tally()
-    tally.add(1.0, adapt_seconds=0.010, classify_seconds=0.1)
-    assert math.isnan(tally.summary().ci95)
-    assert tally.summary().as_data()["ci95"] is None
-    tally.add(0.5, adapt_seconds=0.030, classify_seconds=0.2)
-    tally.add(0.9, adapt_seconds=0.020, classify_seconds=0.3)
-    summary = tally.summary()
+def test_measurements_against_the_formulas() -> None:
+    measured = Measurements()
+    measured.add(1.0, adapt_seconds=0.010, classify_seconds=0.1)
+    assert math.isnan(measured.summary().ci95)
+    assert measured.summary().as_data()["ci95"] is None
+    measured.add(0.5, adapt_seconds=0.030, classify_seconds=0.2)
+    measured.add(0.9, adapt_seconds=0.020, classify_seconds=0.3)
+    summary = measured.summary()
     assert (summary.episodes, summary.accuracy) == (3, pytest.approx(0.8))
     assert summary.ci95 == pytest.approx(1.96 * math.sqrt((0.04 + 0.09 + 0.01) / 2) / math.sqrt(3))
     assert summary.adapt_ms == (pytest.approx(20.0), pytest.approx(29.8))

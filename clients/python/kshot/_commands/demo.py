@@ -17,11 +17,11 @@ import numpy as np
 
 from kshot._client import Client
 from kshot._demo.episodes import Episode, sample_episode
+from kshot._demo.measurements import Measurements
 from kshot._demo.server import LocalServer, ending_signals_as_interrupt
 from kshot._demo.sheet import contact_sheet
 from kshot._demo.sources import Source, open_source
 from kshot._demo.table import LiveTable
-from kshot._demo.tally import Tally
 from kshot._errors import APIConnectionError, InvalidInputError, ServerError
 from kshot._settings import DEFAULT_TIMEOUT_SECONDS
 from kshot._types import Model, Prediction
@@ -110,23 +110,23 @@ def _teach_and_ask(client: Client, source: Source, arguments: argparse.Namespace
     _tell(arguments, _headline(model, source, arguments))
     generator = np.random.default_rng(arguments.seed)
     table = LiveTable(_stream(arguments), total=arguments.episodes, support=way * shot, queries=way * queries)
-    tally = Tally()
+    measured = Measurements()
     for number in range(arguments.episodes):
         episode = sample_episode(source.classes, generator, way=way, shot=shot, queries=queries)
-        predictions = _one_task(client, arguments.model, episode, tally)
+        predictions = _one_task(client, arguments.model, episode, measured)
         if number == 0:
             title = f"{model.name}@{model.version}, {way}-way {shot}-shot"
             contact_sheet(episode, predictions, title=title).save(arguments.out)
-        table.show(tally.summary())
+        table.show(measured.summary())
     _tell(arguments, f"\nthe first task, drawn: {arguments.out}")
     if arguments.json:
         setting = {"model": model.name, "version": model.version, "data": arguments.data, "seed": arguments.seed}
         sizes = {"way": way, "shot": shot, "queries": queries, "sheet": str(arguments.out)}
-        say_json({**setting, **sizes, **tally.summary().as_data()})
+        say_json({**setting, **sizes, **measured.summary().as_data()})
     return 0
 
 
-def _one_task(client: Client, model: str, episode: Episode, tally: Tally) -> list[Prediction]:
+def _one_task(client: Client, model: str, episode: Episode, measured: Measurements) -> list[Prediction]:
     """Teach, ask, count; times are as the caller waits, encoding and network included."""
     started = time.perf_counter()
     with client.adapt(model, episode.support) as session:
@@ -134,7 +134,7 @@ def _one_task(client: Client, model: str, episode: Episode, tally: Tally) -> lis
         predictions = session.classify([query.picture for query in episode.queries])
         answered = time.perf_counter()
     right = [one.label == query.label for one, query in zip(predictions, episode.queries, strict=True)]
-    tally.add(float(np.mean(right)), adapt_seconds=adapted - started, classify_seconds=answered - adapted)
+    measured.add(float(np.mean(right)), adapt_seconds=adapted - started, classify_seconds=answered - adapted)
     return predictions
 
 

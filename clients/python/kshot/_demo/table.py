@@ -6,7 +6,7 @@ import math
 import os
 from typing import TextIO
 
-from .tally import Latency, Summary
+from .measurements import Latency, Summary
 
 __all__ = ["LiveTable"]
 

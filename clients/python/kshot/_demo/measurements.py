@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Latency", "Summary", "Tally"]
+__all__ = ["Latency", "Measurements", "Summary"]
 
 
 class Latency(NamedTuple):
@@ -36,7 +36,7 @@ class Summary(NamedTuple):
 
 
 @dataclass
-class Tally:
+class Measurements:
     """One entry an episode in each list: accuracy 0 to 1, and seconds as the caller waited for them."""
 
     accuracies: list[float] = field(default_factory=list)
