@@ -28,6 +28,6 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 def post_all(pool: ThreadPoolExecutor, url: str, path: str, contents: Sequence[Any]) -> list[Future[httpx.Response]]:
     """Send bodies side by side and wait until the server has them all in work; it must have had none before."""
-    sent = [pool.submit(httpx.post, url + path, json=content, timeout=60) for content in contents]
+    sent = [pool.submit(httpx.post, url + path, json=content, timeout=200) for content in contents]
     until(lambda: metric(url, "kshot_in_flight ") == len(contents))
     return sent
