@@ -24,7 +24,7 @@ from kshot_models.types import Examples
 from kshot_training.errors import OnnxNotSupported
 from kshot_training.onnx_graphs.writing import export_onnx, make_graphs
 
-TOLERANCE = 1e-4  # in a probability: the same float32 arithmetic in another order
+TOLERANCE = 3e-5  # of the largest logit: the same float32 arithmetic in another order
 SIZE = 12
 
 SGD = [{"type": "sgd", "rate": 0.3}]
@@ -105,7 +105,7 @@ def images(seed: int, way: int, count: int) -> NDArray[np.uint8]:
 
 
 def answers(one: Graphs, support: NDArray[np.uint8], queries: NDArray[np.uint8], way: int, padding: int = 0) -> Any:
-    """Probabilities by the graphs; `padding` rows of weight 0 go behind the support set."""
+    """Logits by the graphs; `padding` rows of weight 0 go behind the support set."""
     rows = len(support)
     given = {
         "pixels": np.concatenate([support, support[:padding]]),
@@ -114,7 +114,7 @@ def answers(one: Graphs, support: NDArray[np.uint8], queries: NDArray[np.uint8],
         "classes": np.arange(way),
     }
     task = one.run(one.adapt, given)
-    return torch.tensor(one.run(one.predict, {**task, "pixels": queries})["logits"]).softmax(-1).numpy()
+    return one.run(one.predict, {**task, "pixels": queries})["logits"]
 
 
 def expected(one: Graphs, support: NDArray[np.uint8], queries: NDArray[np.uint8], way: int) -> Any:
@@ -123,7 +123,13 @@ def expected(one: Graphs, support: NDArray[np.uint8], queries: NDArray[np.uint8]
     with torch.no_grad():
         examples = Examples(pixels, torch.arange(rows) % way, torch.ones(rows))
         task = loaded.learner.adapt(loaded.meta_params, examples, way=way)
-        return loaded.learner.predict(loaded.meta_params, task, asked).softmax(-1).numpy()
+        return loaded.learner.predict(loaded.meta_params, task, asked).numpy()
+
+
+def assert_alike(found: NDArray[Any], expected: NDArray[Any]) -> None:
+    """Logits, not probabilities: those of an untrained model are often 0 and 1, which hides differences."""
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(found / largest, expected / largest, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -134,14 +140,14 @@ def test_a_graph_answers_as_its_learner_for_every_size(name: str) -> None:
         support, queries = images(seed, way, rows), images(seed + 100, way, count)
         found = answers(one, support, queries, way)
         assert found.shape == (count, way)
-        np.testing.assert_allclose(found, expected(one, support, queries, way), rtol=0, atol=TOLERANCE)
+        assert_alike(found, expected(one, support, queries, way))
 
 
 @pytest.mark.parametrize("name", ["sgd", "prototype"])
 def test_rows_of_weight_0_change_nothing(name: str) -> None:
     support, queries = images(0, 4, 8), images(1, 4, 5)
     padded = answers(graphs(name), support, queries, 4, padding=3)
-    np.testing.assert_allclose(padded, answers(graphs(name), support, queries, 4), rtol=0, atol=TOLERANCE)
+    assert_alike(padded, answers(graphs(name), support, queries, 4))
 
 
 def test_blank_images_take_the_same_way_through_the_pooling() -> None:
@@ -150,9 +156,7 @@ def test_blank_images_take_the_same_way_through_the_pooling() -> None:
     for row, image in enumerate(support):
         image[2 * row : 2 * row + 2, 3:7] = 0
     queries = np.ascontiguousarray(support[:, ::-1])
-    np.testing.assert_allclose(
-        answers(one, support, queries, 4), expected(one, support, queries, 4), rtol=0, atol=TOLERANCE
-    )
+    assert_alike(answers(one, support, queries, 4), expected(one, support, queries, 4))
 
 
 def test_a_graph_holds_no_weights_and_tells_what_it_costs() -> None:
