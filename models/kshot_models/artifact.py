@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import secrets
 import shutil
@@ -39,6 +38,7 @@ from kshot_models.errors import (
     TensorsUnreadable,
 )
 from kshot_models.manifest import FORMAT, Manifest, OptimizerManifest
+from kshot_models.synced_files import write_synced
 
 __all__ = [
     "MANIFEST",
@@ -103,19 +103,11 @@ def save_artifact(
     temporary = folder.parent / f".{folder.name}.{secrets.token_hex(6)}.tmp"
     try:
         for name, data in {**contents, MANIFEST: written.to_json().encode()}.items():
-            _write_synced(temporary / name, data)
+            write_synced(temporary / name, data)
         _replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return written
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _replace_folder(new: Path, folder: Path) -> None:

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from kshot_models.synced_files import write_synced
 from kshot_models.types import Params
 from kshot_training.errors import CheckpointError
 
@@ -63,8 +64,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 2) -> P
         "sha256": hashlib.sha256(data).hexdigest(),
         "values": checkpoint.values,
     }
-    _write_synced(temporary / TENSORS, data)
-    _write_synced(temporary / VALUES, json.dumps(values, indent=1).encode())
+    write_synced(temporary / TENSORS, data)
+    write_synced(temporary / VALUES, json.dumps(values, indent=1).encode())
     _sync_folder(temporary)
     if target.exists():  # the same step again, after a resume without a step taken
         shutil.rmtree(target)
@@ -121,13 +122,6 @@ def _remove_temporaries(folder: Path) -> None:
     # Left by a killed process; a run folder belongs to one run at a time.
     for path in folder.glob(".step-*.tmp"):
         shutil.rmtree(path)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
