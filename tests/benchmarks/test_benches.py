@@ -9,6 +9,7 @@ import mmap
 from pathlib import Path
 
 import pytest
+import torch
 
 from kshot_bench import command, memory
 from kshot_bench.benches import adapt
@@ -82,6 +83,11 @@ def test_every_way_of_kshot_gives_a_gradient(tiny: Work) -> None:
 def test_what_cannot_be_measured_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("adapt", "--size", "2", "--allow-noise") == 2
     assert "take a larger --size" in capsys.readouterr().err
+    assert bench("adapt", "--device", "abacus") == 2
+    assert "expected cpu, cuda or cuda:N, got 'abacus'" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert bench("adapt", "--device", "cuda") == 2
+        assert "sees no GPU here" in capsys.readouterr().err
 
 
 def test_sides_that_disagree_are_not_compared(tiny: Work) -> None:

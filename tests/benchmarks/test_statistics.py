@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from kshot_bench.contest import window
 from kshot_bench.errors import TooNoisy
-from kshot_bench.noise import LoadMeter, judge
+from kshot_bench.noise import LoadMeter, judge, tree_seconds
 from kshot_bench.statistics import interleave, median, percentile, spread
 
 
@@ -54,6 +56,24 @@ def test_a_window_is_sized_by_its_second_task() -> None:
     measured = window(run, 1.0)
     assert [measured(), measured()] == [0.25, 0.25]
     assert counts == [1, 1, 4, 4]
+
+
+def test_windows_are_whole_batches() -> None:
+    counts: list[int] = []
+
+    def run(count: int) -> float:
+        counts.append(count)
+        return 0.25 * count
+
+    window(run, 1.0, multiple=3)()
+    assert counts == [1, 1, 6]
+
+
+def test_processor_time_counts_children() -> None:
+    before = tree_seconds()
+    spin = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", spin], check=True)
+    assert tree_seconds() - before > 0.25
 
 
 def test_a_quiet_machine_is_believed() -> None:

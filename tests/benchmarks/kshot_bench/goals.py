@@ -110,6 +110,19 @@ GOALS = (
         ),
     ),
     Goal(
+        "the same, steps recomputed instead of kept",
+        "<= half of the best peer's",
+        "memory",
+        _detail("best peer over kshot recomputed", "1/{:.2f} of it", lambda ratio: ratio >= 2),
+    ),
+    Goal(
+        "memory of recomputed steps, 10 to 100 of them",
+        "O(sqrt n): 3.2x",
+        "memory",
+        # A tenth more for what does not shrink with the segments: weights, and the libraries' own.
+        _detail("growth of kshot recomputed from 10 to 100 steps", "{:.2f}x", lambda growth: growth <= 3.16 * 1.1),
+    ),
+    Goal(
         "memory of iMAML, 10 to 100 inner steps",
         "flat",
         "memory",

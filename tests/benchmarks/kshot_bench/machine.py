@@ -12,7 +12,9 @@ import psutil
 import torch
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Machine", "cores", "describe"]
+from kshot_bench.errors import BenchError
+
+__all__ = ["Machine", "check_device", "cores", "describe"]
 
 _PACKAGES = ("torch", "higher", "torchopt", "scikit-learn", "numpy", "kshot")
 
@@ -36,6 +38,18 @@ class Machine(BaseModel):
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_device(device: str) -> None:
+    """Make sure that torch can compute there.
+
+    Raises:
+        BenchError: it cannot.
+    """
+    if device.partition(":")[0] not in {"cpu", "cuda"}:
+        raise BenchError(f"--device: expected cpu, cuda or cuda:N, got {device!r}")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise BenchError(f"--device {device}: torch sees no GPU here; leave the flag out for the CPU")
 
 
 def describe(device: str) -> Machine:

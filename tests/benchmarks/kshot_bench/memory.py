@@ -33,11 +33,19 @@ def _unrolled(work: Work, device: str) -> Callable[[Episode], object]:
     return _ours(work, device, through_adaptation(batching="loop" if device == "cpu" else "vmap"), proximal=False)
 
 
+def _recomputed(work: Work, device: str) -> Callable[[Episode], object]:
+    return _ours(work, device, through_adaptation(recompute=0), proximal=False)
+
+
 def _implicit(work: Work, device: str) -> Callable[[Episode], object]:
     return _ours(work, device, imaml(strength=_STRENGTH), proximal=True)
 
 
-SUBJECTS = {"kshot": _unrolled, "kshot iMAML": _implicit}  # and the peers, by their names
+SUBJECTS = {
+    "kshot": _unrolled,
+    "kshot recomputed": _recomputed,
+    "kshot iMAML": _implicit,
+}  # and the peers, by their names
 
 
 def peak_memory(subject: str, work: Work, device: str) -> float:

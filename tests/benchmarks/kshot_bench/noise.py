@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from kshot_bench.errors import TooNoisy
 from kshot_bench.statistics import spread
 
-__all__ = ["LOAD_LIMIT", "SPREAD_LIMIT", "LoadMeter", "Noise", "judge", "look_around"]
+__all__ = ["LOAD_LIMIT", "SPREAD_LIMIT", "LoadMeter", "Noise", "judge", "look_around", "tree_seconds"]
 
 SPREAD_LIMIT = 0.15
 LOAD_LIMIT = 0.10
@@ -41,30 +41,37 @@ class Noise(BaseModel):
         return bool(self.reasons)
 
 
+def tree_seconds() -> float:
+    """Processor time that this process, its threads and all its children have used.
+
+    That of this process is exact; that of living children has the kernel's resolution, about 10 ms.
+    """
+    total = time.process_time()
+    own = psutil.Process()
+    mine = own.cpu_times()
+    total += mine.children_user + mine.children_system
+    for process in own.children(recursive=True):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue  # has ended: its parent has its times among those of its children
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
 class LoadMeter:
     """Measures what share of the cores others used since it was made; time stolen by a hypervisor counts as theirs."""
 
     def __init__(self) -> None:
-        self._process = psutil.Process()
         self._began = time.monotonic()
         self._busy = _busy_seconds()
-        self._own = self._own_seconds()
+        self._own = tree_seconds()
 
     def others(self) -> float:
         """The share, 0 to 1; 0 where the process tree used all that was used."""
         elapsed = (time.monotonic() - self._began) * (os.cpu_count() or 1)
-        others = (_busy_seconds() - self._busy) - (self._own_seconds() - self._own)
+        others = (_busy_seconds() - self._busy) - (tree_seconds() - self._own)
         return max(others, 0.0) / elapsed if elapsed > 0 else 0.0
-
-    def _own_seconds(self) -> float:
-        total = 0.0
-        for process in (self._process, *self._process.children(recursive=True)):
-            try:
-                times = process.cpu_times()
-            except psutil.NoSuchProcess:
-                continue  # has ended: its parent has its times among those of its children
-            total += times.user + times.system + times.children_user + times.children_system
-        return total
 
 
 def look_around(*, allow_noise: bool, seconds: float = 1.0) -> None:

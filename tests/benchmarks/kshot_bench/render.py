@@ -39,8 +39,9 @@ checked before they are timed; "difference" is how far apart they are.
 
 The floor is the work's multiplications at the best fp32 GEMM rate of the same machine in the same run. Many tasks:
 peers have one process for each core; ms a task is wall time over tasks. One alone: the median of single tasks, all
-cores. Spread: interquartile range over median of the repetitions. A report marked **noisy** was taken while the machine
-was busy with other things, or unsteady: its times are too long, and its ratios are rough.
+cores. Spread: interquartile range over median of the repetitions. CPU ms: the processor time that a task takes in all
+threads and processes, which other load on the machine hardly changes. A report marked **noisy** was taken while the
+machine was busy with other things, or unsteady: its wall times are too long, and ratios of them are rough.
 
 Written by `make benchmarks` from `tests/benchmarks/results/*.json`; do not edit. `make bench` measures all of it anew
 on a CPU, `make bench-gpu` the rows that need a GPU.
@@ -64,8 +65,9 @@ def _measured(goal: Goal, report: Report | None) -> str:
     reading = None if report is None else goal.read(report)
     if reading is None or report is None:
         return f" | not measured: `{COMMANDS[goal.report]}`"
-    noisy = " (noisy)" if report.noisy else ""
-    return f"{reading.text}{noisy} | {'yes' if reading.reached else 'no'}"
+    if report.noisy:
+        return f"{reading.text} (noisy) | cannot tell: measure again on a quiet machine"
+    return f"{reading.text} | {'yes' if reading.reached else 'no'}"
 
 
 def _section(name: str, report: Report, folder: Path) -> str:
@@ -98,6 +100,7 @@ _COLUMNS = (
     ("ms a task", "ms_per_task"),
     ("tasks/s", "tasks_per_second"),
     ("spread", "spread"),
+    ("CPU ms", "cpu_ms_per_task"),
     ("one alone, ms", "latency_ms"),
     ("spread ", "latency_spread"),
     ("peak MB", "peak_bytes"),
@@ -124,10 +127,14 @@ def _verdicts(report: Report) -> list[str]:
     told = []
     if report.ratio_to_best_peer is not None:
         told.append(f"{report.ratio_to_best_peer:.2f}x of {report.best_peer}")
+    if report.cpu_ratio_to_best_peer is not None:
+        told.append(f"in processor time {report.cpu_ratio_to_best_peer:.2f}x")
     if report.latency_ratio_to_best_peer is not None:
         told.append(f"alone {report.latency_ratio_to_best_peer:.2f}x of {report.latency_best_peer}")
     if report.fraction_of_floor is not None:
         told.append(f"{report.fraction_of_floor:.0%} of the floor")
+    if report.cpu_fraction_of_floor is not None:
+        told.append(f"{report.cpu_fraction_of_floor:.0%} of it in processor time")
     return [f"\nkshot: {', '.join(told)}."] if told else []
 
 

@@ -33,13 +33,15 @@ class Row(_Strict):
     """One way of doing the work. What does not apply is None.
 
     `ms_per_task` is that of throughput: many tasks, all cores. `latency_ms` is the median of one task alone, all cores.
-    Spreads are interquartile ranges over medians.
+    `cpu_ms_per_task` is the processor time of all our threads and processes, which other load on the machine hardly
+    changes. Spreads are interquartile ranges over medians.
     """
 
     name: str
     ms_per_task: float | None = None
     tasks_per_second: float | None = None
     spread: float | None = None
+    cpu_ms_per_task: float | None = None
     latency_ms: float | None = None
     latency_p99_ms: float | None = None
     latency_spread: float | None = None
@@ -55,6 +57,7 @@ class Floor(_Strict):
     gemm_gflops_one_process: float  # one process, a thread for each core
     copy_gbytes_per_second: float  # read and written
     ms_per_task: float
+    cpu_ms_per_task: float | None = None  # on all cores
     latency_ms: float
     bytes_ms: float  # the work's bytes at the copy rate; not a floor where caches hold the work
 
@@ -69,6 +72,8 @@ class Report(_Strict):
     best_peer: str | None = None
     ratio_to_best_peer: float | None = None  # of throughput; of peak bytes in `memory`
     fraction_of_floor: float | None = None  # of throughput
+    cpu_ratio_to_best_peer: float | None = None  # of processor time: what a busy machine can still tell
+    cpu_fraction_of_floor: float | None = None
     latency_best_peer: str | None = None
     latency_ratio_to_best_peer: float | None = None
     latency_fraction_of_floor: float | None = None

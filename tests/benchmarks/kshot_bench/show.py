@@ -11,6 +11,7 @@ _COLUMNS = (
     ("ms/task", "ms_per_task"),
     ("tasks/s", "tasks_per_second"),
     ("spread", "spread"),
+    ("cpu ms", "cpu_ms_per_task"),
     ("alone ms", "latency_ms"),
     ("p99 ms", "latency_p99_ms"),
     ("spread", "latency_spread"),
@@ -45,6 +46,9 @@ def _verdicts(report: Report) -> list[str]:
     lines = []
     if report.ratio_to_best_peer is not None:
         lines.append(f"{report.ratio_to_best_peer:.2f}x the best peer ({report.best_peer})")
+    if report.cpu_ratio_to_best_peer is not None:
+        floor = "" if report.cpu_fraction_of_floor is None else f", {report.cpu_fraction_of_floor:.1%} of the floor"
+        lines.append(f"in processor time: {report.cpu_ratio_to_best_peer:.2f}x{floor}")
     if report.latency_ratio_to_best_peer is not None:
         lines.append(f"one task alone: {report.latency_ratio_to_best_peer:.2f}x ({report.latency_best_peer})")
     if report.floor is not None and report.fraction_of_floor is not None:

@@ -86,7 +86,7 @@ def _served_side(served: Served, ids: list[str]) -> Side:
             seconds.append(time.perf_counter() - begun)
         return median(seconds) * count
 
-    return Side("kshot", together, alone, peer=False)
+    return Side("kshot", together, alone, peer=False, multiple=len(ids))
 
 
 def _query(served: Served, number: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -24,14 +24,15 @@ def memory(work: Work, options: Options) -> tuple[list[Row], dict[str, float]]:
     """Measure.
 
     Returns:
-        a row for kshot, each peer, and each of kshot's ways at few and at many inner steps; and by how much the latter
-        grow, as `growth of NAME`.
+        a row for kshot (and for steps that are recomputed instead of kept), each peer, and each of kshot's ways at few
+        and at many inner steps; and by how much the latter grow, as `growth of NAME`.
 
     Raises:
         PeerMissing, BenchError: see errors.py.
     """
     require(ADAPTING)
-    rows = [Row(name=name, peak_bytes=peak) for name, peak in peaks(work, ("kshot", *ADAPTING), options.device).items()]
+    subjects = ("kshot", "kshot recomputed", *ADAPTING)
+    rows = [Row(name=name, peak_bytes=peak) for name, peak in peaks(work, subjects, options.device).items()]
     growth = {}
     for name in SUBJECTS:
         few, many = (

@@ -95,7 +95,8 @@ def _http_side(url: str, kind: BodyKind, crew: Crew, work: Work, options: Option
         connection.close()
         return median(seconds) * count
 
-    return Side(f"http {kind}", together, one_by_one, peer=False)
+    # What is sent depends on the seconds of a window, not on a count.
+    return Side(f"http {kind}", together, one_by_one, peer=False, counted=False)
 
 
 def _adapting(served: Served) -> Run:

@@ -95,7 +95,7 @@ def _side(work: Work, gradient: Gradient, tasks: int, options: Options) -> Side:
     def alone(count: int) -> float:
         return _timed(gradient, single, count, options.device)
 
-    return Side("kshot", together, with_threads(options.workers, alone), peer=False)
+    return Side("kshot", together, with_threads(options.workers, alone), peer=False, multiple=tasks)
 
 
 def _timed(gradient: Gradient, batch: Episode, times: int, device: str) -> float:
