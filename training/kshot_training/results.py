@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kshot_training.optimizer_results import render_comparisons
 from kshot_training.reproductions import read_reproductions, setting_rank
 
 __all__ = ["Row", "hardware", "read_rows", "record", "render", "table_rows"]
@@ -225,7 +226,8 @@ def table_rows(folder: Path) -> list[Row]:
 def main(arguments: list[str]) -> int:
     """Write RESULTS.md: python -m kshot_training.results FOLDER RESULTS.md."""
     folder, target = map(Path, arguments)
-    target.write_text(render(table_rows(folder)), encoding="utf-8")
+    comparisons = render_comparisons(sorted((folder / "optimizers").glob("*.json")))
+    target.write_text(render(table_rows(folder)) + comparisons, encoding="utf-8")
     return 0
 
 

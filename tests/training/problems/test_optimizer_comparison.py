@@ -69,7 +69,7 @@ def test_the_command_writes_figures_that_name_their_command(tmp_path: Path, caps
     flags += ["--variant", "flat:problem.dimensions=2", "--json", str(json_file), "--plot", str(plot)]
     assert command.run(parser.parse_args(["l2l-quadratic", *flags])) == 0
     figures = json.loads(json_file.read_text())
-    assert figures["command"].startswith("kshot compare l2l-quadratic --runs 3")
+    assert figures["command"].startswith("kshot compare l2l-quadratic --runs 3 --tuning-runs 2 --steps 4")
     assert list(figures["problems"]) == ["as trained", "flat"]
     assert len(figures["problems"]["flat"]["Adam"]["log10_mean_loss"]) == 5
     assert plot.exists()

@@ -109,7 +109,8 @@ def _write(args: argparse.Namespace, figures: dict[str, Any], digest: str, secon
         "tuned_at": args.tuned_at,
         "hardware": hardware(),
         "seconds": round(seconds, 1),
-        "command": f"kshot compare {args.recipe} --runs {args.runs} --steps {args.steps}{variants}",
+        "command": f"kshot compare {args.recipe} --runs {args.runs} --tuning-runs {args.tuning_runs} "
+        f"--steps {args.steps}{variants}",
         "problems": figures,
     }
     args.json.parent.mkdir(parents=True, exist_ok=True)
