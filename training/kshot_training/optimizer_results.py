@@ -12,9 +12,9 @@ __all__ = ["render_comparisons"]
 _HEAD = """
 ## Learned optimizers
 
-log10 of the mean loss over problems that were never trained on, after as many steps as the hand-made optimizers were tuned
-to be lowest at, and after more (lower is better). All start alike and see the same mini-batches; rates, and the momentum of
-NAG, are the best of a grid on problems of their own.
+log10 of the mean loss over problems that were never trained on, after as many steps as the hand-made optimizers were
+tuned to be lowest at, and after more (lower is better). All start alike and see the same mini-batches; rates, and the
+momentum of NAG, are the best of a grid on problems of their own.
 """
 _MEMORY = """
 ![Memory of unrolls](training/results/figures/unroll-memory.png)
