@@ -6,13 +6,16 @@ convolutions are measure enough.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from kshot_models.errors import WayUnsupported
 from kshot_models.load import LoadedLearner, normalise
+from kshot_models.serving import serving
 from kshot_models.types import Examples
 
 __all__ = ["Costs", "measure_costs"]
@@ -42,16 +45,35 @@ def measure_costs(loaded: LoadedLearner, device: str) -> Costs:
     support = Examples(inputs, torch.arange(_PROBES, device=device), torch.ones(_PROBES, device=device))
     learner, meta = loaded.learner, loaded.meta_params
     fixed_way = None
-    with torch.no_grad():
+    with serving():
         try:
             learner.adapt(meta, support, way=_PROBES)
         except WayUnsupported:
             fixed_way = limits.max_way
-        with FlopCounterMode(display=False) as adapting:
+        with _Counting() as adapting:
             task = learner.adapt(meta, support, way=fixed_way or _PROBES)
-        with FlopCounterMode(display=False) as predicting:
+        with _Counting() as predicting:
             learner.predict(meta, task, inputs)
     least = spec.height * spec.width * spec.channels  # reading the image
-    return Costs(
-        max(adapting.get_total_flops() / _PROBES, least), max(predicting.get_total_flops() / _PROBES, least), fixed_way
-    )
+    return Costs(max(adapting.flops / _PROBES, least), max(predicting.flops / _PROBES, least), fixed_way)
+
+
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call] # its __init_subclass__ is untyped
+    """torch's FlopCounterMode without its report: that one brings in torch's compiler, two seconds of imports."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # as above
+        self.flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to say otherwise imports the compiler, only to tell it so
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula: Callable[..., int] | None = flop_registry.get(func._overloadpacket)  # noqa: SLF001 - the registry's keys
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out

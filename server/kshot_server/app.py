@@ -1,7 +1,8 @@
 """LitServe, 3 of 3: assembling the server, starting it, and ending it.
 
     main ─┬─ manager      LitServe's queues
-          ├─ engine 0..n  spawned; the only ones that import torch
+          ├─ template     imports torch and computes nothing
+          │    └─ engine 0..n
           └─ API 0..m     forked; uvicorn, gateway.py
 
     SIGTERM, SIGINT ─▶ phase LEAVING    /readyz is 503, all else is served, for the drain delay
@@ -28,6 +29,8 @@ from typing import Any
 
 from fastapi import FastAPI
 from litserve import LitServer
+from litserve.loops import inference_worker
+from litserve.utils import WorkerSetupStatus
 
 from kshot_server.auth import ApiKeys
 from kshot_server.draining import end_when_drained
@@ -41,6 +44,7 @@ from kshot_server.orphans import forked_children_end_with
 from kshot_server.sessions.stores.base import SessionStore
 from kshot_server.settings import Settings
 from kshot_server.shared_state import Phase, SharedState
+from kshot_server.template import EngineProcess
 from kshot_server.worker import EngineAPI, EngineOptions
 
 __all__ = ["KEEP_ALIVE_SECONDS", "StartFailed", "serve"]
@@ -87,7 +91,7 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
             timeout=False,
             restart_workers=True,
         )
-        self.monitor_internal = 0.25  # seconds until a dead worker is noticed and restarted
+        self.monitor_internal = 0.05  # seconds until a dead worker is noticed and restarted
         self.uvicorn_graceful_timeout = math.ceil(settings.timeout) + _GRACE_SECONDS
         self.app.router.routes.clear()  # its own /, /health, /info, /docs
         self.app.user_middleware.clear()  # compressing answers on the event loop; a proxy does that better
@@ -124,6 +128,20 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
                 await self._store.close()
 
     # -- the main process: each overrides a step of LitServer.run ------------------------------------------------------
+
+    def launch_inference_worker(self, lit_api: EngineAPI) -> list[EngineProcess]:
+        """Start the one process of an engine."""
+        return [self.launch_single_inference_worker(lit_api, 0)]
+
+    def launch_single_inference_worker(self, lit_api: EngineAPI, worker_id: int) -> EngineProcess:
+        """Start it, for the first time or again. LitServe's own version imports everything anew, torch included."""
+        lit_api.spec.setup(self)
+        self.workers_setup_status[f"{lit_api.api_path.rpartition('/')[2]}_{worker_id}"] = WorkerSetupStatus.STARTING
+        queue = self._get_request_queue(lit_api.api_path)
+        arguments = (self.workers_setup_status, self._callback_runner, self.restart_workers)
+        process = EngineProcess(inference_worker, (lit_api, "cpu", worker_id, queue, self._transport, *arguments))
+        process.start()
+        return process
 
     def verify_worker_status(self) -> None:
         """Wait for an engine. LitServe's own version waits for ever for a worker that was killed while it started."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from kshot_server.engine.executors.table import EXECUTORS, is_device
 from kshot_server.settings import SettingError
 
 __all__ = ["choose_runtime", "devices_of"]
 
-_DEVICE = re.compile(r"cpu|cuda|cuda:\d{1,3}")
 _NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
@@ -57,9 +56,9 @@ def devices_of(
         count = _visible_gpus(environment, gpus) if uses_cuda else 0
         return tuple(f"cuda:{i}" for i in range(count)) or ("cpu",)
     devices = tuple(part.strip() for part in setting.split(","))
-    if not all(_DEVICE.fullmatch(device) for device in devices) or len(set(devices)) != len(devices):
+    if not all(is_device(device, runtime) for device in devices) or len(set(devices)) != len(devices):
         raise SettingError(
-            f"--device: expected auto, cpu, cuda or different ones of cuda:0,cuda:1,..., got {setting!r}"
+            f"--device: expected auto, or different ones of {', '.join(EXECUTORS[runtime])}; got {setting!r}"
         )
     return devices
 

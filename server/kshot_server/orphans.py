@@ -7,10 +7,11 @@ when the *thread* that started the child ends, and LitServe restarts workers fro
 from __future__ import annotations
 
 import os
+import select
 import threading
 import time
 
-__all__ = ["end_with_parent", "forked_children_end_with"]
+__all__ = ["end_with_parent", "end_with_process", "forked_children_end_with"]
 
 _INTERVAL_SECONDS = 0.5
 
@@ -25,6 +26,20 @@ def end_with_parent(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def end_with_process(pid: int) -> None:
+    """Start a thread that ends this process in the same way, once the process `pid` has ended: at once."""
+
+    def watch() -> None:
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            os._exit(1)
+        select.select([descriptor], [], [])
+        os._exit(1)
+
+    threading.Thread(target=watch, name=f"watch-{pid}", daemon=True).start()
 
 
 def forked_children_end_with(main_pid: int) -> None:

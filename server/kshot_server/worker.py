@@ -9,6 +9,7 @@ one bad request of a batch would fail all of it. Nothing raises: an exception th
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -26,7 +27,7 @@ from kshot_server.engine.repository import ModelRepository
 from kshot_server.logs import configure_logs
 from kshot_server.message_handler import MessageHandler
 from kshot_server.messages import Message, Reply
-from kshot_server.orphans import end_with_parent
+from kshot_server.orphans import end_with_parent, end_with_process
 from kshot_server.shared_state import Phase, SharedState
 
 __all__ = ["EngineAPI", "EngineOptions"]
@@ -87,7 +88,9 @@ class EngineAPI(LitAPI):  # type: ignore[misc] # LitServe is untyped
         options = self._options
         configure_logs(options.log_level, options.log_format)
         self._answer_signals()
-        end_with_parent(os.getppid())
+        end_with_parent(os.getppid())  # the template: without it, this process would be taken for dead, and doubled
+        if (main := multiprocessing.parent_process()) is not None and main.pid is not None:
+            end_with_process(main.pid)
         begun = time.perf_counter()
         # Here and not above: it brings in the runtime, which only this process may import.
         from kshot_server.engine.engine import Engine  # noqa: PLC0415 - see the line above

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from kshot_server.settings import SettingError, Settings, add_flags, read_settings
+from kshot_server.template import end_template, start_template
 
 __all__ = ["EXTRA", "HELP", "configure", "run"]
 
@@ -41,8 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
     # prometheus_client looks for this when it is imported, and engine processes inherit it.
     directory = os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_directory()
     try:
+        start_template(settings.runtime)  # first: it works while this process imports what it needs itself
         return _serve(settings)
     finally:
+        end_template()
         shutil.rmtree(directory, ignore_errors=True)
 
 

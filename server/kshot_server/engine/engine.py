@@ -7,7 +7,6 @@ submit ── checks ── permit ──▶ scheduler ──▶ executor
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from types import TracebackType
@@ -17,6 +16,7 @@ from kshot_server.engine.batch import NO_MODEL, try_model
 from kshot_server.engine.cache import WeightCache
 from kshot_server.engine.checks import check_request
 from kshot_server.engine.executors.base import AdaptedWeights, Executor
+from kshot_server.engine.executors.table import executor_for
 from kshot_server.engine.isolate import internal_error
 from kshot_server.engine.repository import ModelEntry, ModelNotFound
 from kshot_server.engine.requests import Failed, Outcome, Request
@@ -25,46 +25,7 @@ from kshot_server.engine.served import ModelSource, ServedModels
 from kshot_server.engine.stats import EngineStats
 from kshot_server.engine.work import Ticket
 
-__all__ = ["EXECUTORS", "Engine", "executor_for"]
-
-
-def _cpu(device: str) -> Executor:
-    from kshot_server.engine.executors.cpu import CpuExecutor  # noqa: PLC0415 - brings in torch
-
-    del device
-    return CpuExecutor()
-
-
-def _cuda(device: str) -> Executor:
-    from kshot_server.engine.executors.cuda import CudaExecutor  # noqa: PLC0415 - brings in torch
-
-    return CudaExecutor(device)
-
-
-def _onnx(device: str) -> Executor:
-    from kshot_server.engine.executors.onnx_runtime import OnnxExecutor  # noqa: PLC0415 - brings in onnxruntime
-
-    return OnnxExecutor(device)
-
-
-EXECUTORS: Mapping[str, Mapping[str, Callable[[str], Executor]]] = {
-    "torch": {"cpu": _cpu, "cuda": _cuda},
-    "onnxruntime": {"cpu": _onnx, "cuda": _onnx},
-}
-
-
-def executor_for(device: str, runtime: str = "torch") -> Executor:
-    """The executor of a runtime for `cpu`, `cuda` or `cuda:N`.
-
-    Raises:
-        ValueError: there is none for that device, or no such runtime.
-    """
-    if runtime not in EXECUTORS:
-        raise ValueError(f"expected a runtime of {', '.join(EXECUTORS)}, got {runtime!r}")
-    kinds, kind = EXECUTORS[runtime], device.partition(":")[0]
-    if kind not in kinds:
-        raise ValueError(f"expected a device of {', '.join(kinds)} (cuda:N for one of several), got {device!r}")
-    return kinds[kind](device)
+__all__ = ["Engine"]
 
 
 class Engine:

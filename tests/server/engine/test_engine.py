@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from kshot_server.engine.engine import Engine, executor_for
+from kshot_server.engine.engine import Engine
 from kshot_server.engine.executors.cpu import CpuExecutor
 from kshot_server.engine.executors.cuda import CudaExecutor
+from kshot_server.engine.executors.table import executor_for
 from kshot_server.engine.repository import ModelRepository
 from kshot_server.engine.requests import Adapted, Classified, ClassifyRequest, Failed, NeedsSupport
 

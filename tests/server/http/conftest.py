@@ -195,13 +195,14 @@ class Family:
     """The processes of a running server, as they were when this was made."""
 
     main: psutil.Process
+    template: psutil.Process
     engines: list[psutil.Process]
     api: list[psutil.Process]
     manager: psutil.Process
 
     @property
     def all(self) -> list[psutil.Process]:
-        return [self.main, *self.engines, *self.api, self.manager]
+        return [self.main, self.template, *self.engines, *self.api, self.manager]
 
     def wait_until_gone(self, seconds: float) -> None:
         """Fail if one of them still runs after so long."""
@@ -214,19 +215,20 @@ class Family:
 
 @pytest.fixture(scope="session")
 def family() -> Callable[[Any], Family]:
-    """Tells the processes of a running server apart: spawned engines, the forked manager, forked API processes."""
+    """Tells the processes of a running server apart: the template and its engines, the manager, API processes."""
 
     def find(server: Any) -> Family:
         main = psutil.Process(server.process.pid)
-        forked, engines = [], []
+        forked, templates = [], []
         for child in main.children():
             command = " ".join(child.cmdline())
-            if "spawn_main" in command:
-                engines.append(child)
+            if "multiprocessing.forkserver" in command:
+                templates.append(child)
             elif "resource_tracker" not in command:
                 forked.append(child)
+        (template,) = templates
         # The manager is forked first, before any engine is started.
         manager, *api = sorted(forked, key=lambda child: child.pid)
-        return Family(main, engines, api, manager)
+        return Family(main, template, template.children(), api, manager)
 
     return find

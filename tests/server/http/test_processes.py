@@ -84,7 +84,8 @@ def test_a_signal_while_it_starts_ends_it(models: Path, free_port: Callable[[], 
     with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         main = psutil.Process(process.pid)
         try:
-            until(lambda: any("spawn_main" in " ".join(child.cmdline()) for child in main.children()))
+            # An engine is a child of the template.
+            until(lambda: any(child.ppid() != main.pid for child in main.children(recursive=True)))
             children = main.children(recursive=True)
             process.terminate()
             assert process.wait(60) == 0

@@ -1,0 +1,70 @@
+"""The process that engines are forked from. It has imported all that an engine needs, and computes nothing.
+
+    main ── template ─┬─ engine 0
+                      └─ engine 1, or the successor of one that died
+
+Importing torch takes two seconds of a core, loading a model and trying it a fraction of one. So a template is started
+before anything else, imports while the main process puts the server together, and is there when an engine dies. It is
+the standard library's fork server: one thread, no CUDA, nothing open that its children could disturb.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerProcess
+from typing import Any
+
+__all__ = ["EngineProcess", "end_template", "start_template"]
+
+_ENGINE = ("kshot_server.worker", "kshot_server.engine.engine")
+_EXECUTORS = {
+    "torch": ("kshot_server.engine.executors.cpu", "kshot_server.engine.executors.cuda"),
+    "onnxruntime": ("kshot_server.engine.executors.onnx_runtime",),
+}
+
+
+def start_template(runtime: str) -> None:
+    """Start the template, which from now on imports what engines of this runtime need. Later calls change nothing."""
+    forkserver.set_forkserver_preload([*_EXECUTORS[runtime], *_ENGINE])
+    _ensure_running()
+
+
+def end_template() -> None:
+    """End the template at once, even while it imports. It ends by itself too, when the main process has ended."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # noqa: SLF001 - its own _stop() waits
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+class EngineProcess(ForkServerProcess):
+    """A process forked from the template, which is started if it was not, or is gone."""
+
+    def __init__(self, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        super().__init__(target=target, args=arguments, name="inference-worker")
+
+    def start(self) -> None:
+        """Fork it."""
+        _ensure_running()
+        super().start()
+
+    def run(self) -> None:
+        """What runs in the process."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        super().run()
+
+
+def _ensure_running() -> None:
+    # First, and by itself: it would unblock the signal, as it starts a process of its own.
+    resource_tracker.ensure_running()
+    # A signal to the whole process group must not take the template, and the engines with it, before requests are
+    # drained. A process starts with the signal mask of the thread that starts it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
