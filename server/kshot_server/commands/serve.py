@@ -7,8 +7,10 @@ import os
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+from kshot_server.devices import choose_runtime
 from kshot_server.settings import SettingError, Settings, add_flags, read_settings
 from kshot_server.template import end_template, start_template
 
@@ -37,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     try:
         settings = read_settings(vars(arguments), os.environ)
+        settings = replace(settings, runtime=choose_runtime(settings.runtime))
     except SettingError as error:
         return _refuse(str(error), 2)
     # prometheus_client looks for this when it is imported, and engine processes inherit it.
@@ -51,19 +54,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _serve(settings: Settings) -> int:
     # Here and not above: `kshot --help` shall not wait for a web framework.
-    from dataclasses import replace  # noqa: PLC0415 - see the line above
-
-    from kshot_models.artifact import zoo_folder  # noqa: PLC0415 - as above
+    from kshot_models.artifact import zoo_folder  # noqa: PLC0415 - see the line above
     from kshot_server.app import StartFailed, serve  # noqa: PLC0415 - as above
     from kshot_server.auth import load_api_keys  # noqa: PLC0415 - as above
-    from kshot_server.devices import choose_runtime, devices_of  # noqa: PLC0415 - as above
+    from kshot_server.devices import devices_of  # noqa: PLC0415 - as above
     from kshot_server.engine.repository import ModelRepository  # noqa: PLC0415 - as above
     from kshot_server.sessions.errors import StoreNotUsable  # noqa: PLC0415 - as above
     from kshot_server.sessions.stores.table import open_store  # noqa: PLC0415 - as above
 
     settings = replace(settings, models=settings.models or (zoo_folder(),))
     try:
-        settings = replace(settings, runtime=choose_runtime(settings.runtime))
         keys = load_api_keys(settings.api_keys, os.environ)
         devices = devices_of(settings.device, os.environ, runtime=settings.runtime)
         store = open_store(settings.store, settings)

@@ -19,13 +19,8 @@ from kshot_models.artifact import load_artifact, save_artifact
 from kshot_models.errors import DigestMismatch, FileMissing, FormatUnsupported, GraphInvalid
 from kshot_models.manifest import Component, LearnerSpec
 from kshot_models.onnx_files import ADAPT, FLOPS, LAYOUT_KEY, PREDICT
-<<<<<<< HEAD
 from kshot_server.devices import choose_runtime, devices_of
-from kshot_server.engine.engine import Engine, executor_for
-=======
-from kshot_server.devices import devices_of, require_runtime
 from kshot_server.engine.engine import Engine
->>>>>>> 8b1e3e8 (Engines are forked from a process that has imported torch, and trying a model no longer imports torch's compiler)
 from kshot_server.engine.executors.base import AdaptedWeights, Queries
 from kshot_server.engine.executors.cpu import CpuExecutor
 from kshot_server.engine.executors.onnx_runtime import OnnxExecutor

@@ -52,9 +52,10 @@ def test_a_signal_drains(
         SIGNALS[how](server.process)
         refused = None
         for method, path, content in (
+            # First: an adaptation that comes before the signal is heard would wait for the engine until its deadline.
+            ("GET", "/readyz", None),
             ("POST", TEACH, bodies(seed=9).json),
             ("GET", "/v1/models", None),
-            ("GET", "/readyz", None),
         ):
             until(lambda m=method, p=path, c=content: client.request(m, p, json=c).status_code == 503)  # type: ignore[misc] # mypy cannot infer it
             refused = client.request(method, path, json=content)
