@@ -225,3 +225,35 @@ def test_a_learner_is_no_optimizer_but_lends_its_rule() -> None:
         network(INPUTS.float()).square().mean().backward()
         each.step()
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
+
+
+def test_the_shipped_optimizer_lowers_a_loss_of_its_kind_without_tuning() -> None:
+    generator = torch.Generator().manual_seed(4)
+    w, y = torch.randn(32, 10, 10, generator=generator), torch.randn(32, 10, generator=generator)
+    theta = nn.Parameter(torch.zeros(32, 10))
+    optimizer = load("l2l-quadratic").as_torch_optimizer([theta])
+    losses = []
+    for _ in range(101):
+        optimizer.zero_grad()
+        loss = ((w @ theta[..., None])[..., 0] - y).square().sum(-1)
+        torch.autograd.backward(loss.sum())
+        optimizer.step()
+        losses.append(loss.mean().item())
+    assert losses[100] < 0.1 * losses[0]  # tuned SGD stays above that
+
+
+def test_the_shipped_optimizer_for_networks_trains_one() -> None:
+    generator = torch.Generator().manual_seed(4)
+    torch.manual_seed(0)
+    inputs = torch.randn(64, 20, generator=generator)
+    targets = (inputs[:, :4]).argmax(1)
+    net = nn.Sequential(nn.Linear(20, 20), nn.Sigmoid(), nn.Linear(20, 4))
+    optimizer = load("l2l-mlp").as_torch_optimizer(net.parameters())
+    losses = []
+    for _ in range(101):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(net(inputs), targets)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[100] < 0.5 * losses[0]
