@@ -88,7 +88,7 @@ def _compare(args: argparse.Namespace) -> int:
         _write(args, figures, learned.digest, time.monotonic() - began)
     if args.plot:
         horizon = recipe.unroll.horizons[-1].steps
-        draw_comparison(panels, args.plot, title=recipe.description, horizon=horizon)
+        draw_comparison(panels, args.plot, title=recipe.name, horizon=horizon)
     return 0
 
 
