@@ -57,7 +57,7 @@ class Fleet:
     def __init__(
         self, lines: Sequence[Line], shared: SharedState, *, on_death: Callable[[int], None] = lambda _pid: None
     ) -> None:
-        """Args: lines, one for each engine; board, where they announce themselves; on_death, told the pid."""
+        """Args: lines, one for each engine; shared, where they announce themselves; on_death, told the pid."""
         self._lines = lines
         self._shared = shared
         self._on_death = on_death

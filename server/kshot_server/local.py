@@ -40,7 +40,7 @@ class _OneEngine:
         self._engine = engine
 
     async def submit(self, request: AdaptRequest | ClassifyRequest) -> Outcome:
-        """See `service.Engines`."""
+        """See `service.steps.Engines`."""
         return await asyncio.wrap_future(self._engine.submit(request))
 
 
@@ -129,7 +129,10 @@ def open_application(
     """The application with an engine of this process behind it.
 
     Args:
-        settings: as of a server; host, port and numbers of processes mean nothing here.
+        settings: as of a server, as far as they concern requests, sessions and the engine's cache and batches. What
+            is for starting and ending a server means nothing here (host, port, numbers of processes, `drain_delay`,
+            logs), nor does what the other arguments stand for (`models` with `allow_transductive`, `store`,
+            `api_keys`) or what is always the default: torch on the CPU (`device`, `runtime`).
         models: what is served.
         keys: who may ask; everybody if not given.
         store: where sessions live; in memory if not given.

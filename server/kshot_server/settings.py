@@ -147,7 +147,9 @@ class Settings:
         _switch,
         "serve models whose answers depend on the other queries of a request (for evaluation)",
     )
-    api_servers: int = _setting(1, _bounded(int, 1, 64), "HTTP processes; more than one needs a remote store", "N")
+    api_servers: int = _setting(
+        1, _bounded(int, 1, 64), "HTTP processes; more than one needs a store that they share: sqlite or redis", "N"
+    )
     decode_threads: int = _setting(
         0, _bounded(int, 0, 256), "threads that decode images in each API process; 0 is one for each core", "N"
     )
@@ -229,7 +231,8 @@ def _refuse_unknown(environment: Mapping[str, str], also: str) -> None:
 def _refuse_contradictions(settings: Settings) -> None:
     if settings.api_servers > 1 and settings.store == "memory":
         raise SettingError(
-            "--api-servers above 1 needs a store that the processes share: each would have its own memory; use --store redis://..."
+            "--api-servers above 1 needs a store that the processes share, for each would have a memory of its own: "
+            "use --store sqlite:PATH or redis://HOST:PORT/DB"
         )
     if settings.ttl_seconds > settings.max_ttl_seconds:
         raise SettingError(

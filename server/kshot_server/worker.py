@@ -24,6 +24,7 @@ from litserve.specs.base import LitSpec
 from litserve.utils import LitAPIStatus
 
 from kshot_server.allocator import keep_freed_memory
+from kshot_server.engine.engine import Engine
 from kshot_server.engine.repository import ModelRepository
 from kshot_server.logs import configure_logs
 from kshot_server.message_handler import MessageHandler
@@ -94,9 +95,6 @@ class EngineAPI(LitAPI):  # type: ignore[misc] # LitServe is untyped
             end_with_process(main.pid)
         keep_freed_memory()
         begun = time.perf_counter()
-        # Here and not above: it brings in the runtime, which only this process may import.
-        from kshot_server.engine.engine import Engine  # noqa: PLC0415 - see the line above
-
         models = ModelRepository(
             options.folders,
             allow_transductive=options.allow_transductive,

@@ -1,1 +1,1 @@
-"""How a batch is computed on a device; a new one is a file here and a row in `engine.py`."""
+"""How a batch is computed on a device; a new one is a file here and a row in `table.py`."""

@@ -5,8 +5,10 @@ content, so no operation needs a lock: two replicas that put the same session at
 
 How the HTTP side uses one:
 
-    teach      key = await store.session_key(); record = new_record(key, ...); created = await store.put(record)
-               created is False when the session was known (`"cached": true`); then `get` tells since when
+    teach      key = await store.session_key(); record = new_record(key, ...)
+               known = await store.get(tenant, id)
+                 known    await store.put(record)               `"cached": true`: no inner loop, and `put` renews it
+                 None     adapt, then await store.put(record)   False: somebody else was quicker, which is no harm
     classify   record = await use_session(store, tenant, id)     lifecycle.py: get, and renew when that is due
     inspect    await store.get(tenant, id)                       looking is not using: it renews nothing
 """
