@@ -21,7 +21,6 @@ __all__ = [
     "LAYOUT",
     "LAYOUT_KEY",
     "LOGITS",
-    "META_PREFIXES",
     "PIXELS",
     "PREDICT",
     "TARGETS",
@@ -36,7 +35,6 @@ TARGETS = "targets"
 WEIGHTS = "weights"
 CLASSES = "classes"
 LOGITS = "logits"
-META_PREFIXES = ("init/", "inner/", "stats/")
 
 LAYOUT = "1"
 LAYOUT_KEY = "layout"

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kshot_models.manifest import InputSpec
+from kshot_training.commands import data, evaluate
 from kshot_training.data import SOURCES, load_classes
 from kshot_training.data.errors import DataError, OptionInvalid, SourceUnknown
 
 
 def test_what_there_is() -> None:
     assert sorted(SOURCES) == list(SOURCES) == ["folder", "glyphs", "mini-imagenet", "omniglot"]
+
+
+@pytest.mark.parametrize("command", [data.configure, evaluate.configure])
+def test_commands_name_every_source(
+    command: Callable[[argparse.ArgumentParser], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their help is written by hand: the table brings torch in, which `--help` must not wait for."""
+    parser = argparse.ArgumentParser()
+    command(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["info", "--help"] if command is data.configure else ["--help"])
+    told = "".join(capsys.readouterr().out.split())  # lines may break at a hyphen
+    assert [name for name in SOURCES if name not in told] == []
 
 
 def test_a_stranger(gray: InputSpec) -> None:

@@ -1,1 +1,1 @@
-"""The sub-commands of `kshot` that this package registers: train, evaluate, data."""
+"""The sub-commands of `kshot` that this package registers, each a file of its name."""

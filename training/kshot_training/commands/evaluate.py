@@ -26,7 +26,9 @@ EXTRA = "training"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("artifact", help="an artifact folder, or a name in the zoo")
-    parser.add_argument("--data", default="glyphs", metavar="SOURCE", help="omniglot, folder:PATH, glyphs (default)")
+    parser.add_argument(
+        "--data", default="glyphs", metavar="SOURCE", help="omniglot, mini-imagenet, folder:PATH, glyphs (default)"
+    )
     parser.add_argument("--split", default="test", help="which classes (default: test)")
     parser.add_argument("--scheme", help="how the data set is split: vinyals (default) or lake, of omniglot")
     parser.add_argument(

@@ -1,7 +1,7 @@
 """Data sets in memory, and the episodes that are drawn from them.
 
-source.py ──> omniglot.py | folder.py | glyphs.py ──> ImageClasses ──> EpisodeSampler ──┐
-                                                                    SinusoidSampler ──> Episode
+source.py ──> omniglot.py | mini_imagenet.py | folder.py | glyphs.py ──> ImageClasses ──> EpisodeSampler ──┐
+                                                                                       SinusoidSampler ──> Episode
 """
 
 from kshot_training.data.augment import Affine

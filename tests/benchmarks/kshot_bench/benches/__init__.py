@@ -1,1 +1,1 @@
-"""The sub-benches; each is one file and one row in `table.py`."""
+"""The sub-benches; each is one file, one row in `_RUNS` (../runs.py) and its flags in ../command.py."""
