@@ -7,15 +7,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from kshot_server.engine.executors.table import EXECUTORS, is_device
+from kshot_server.engine.executors.table import RUNTIMES, is_device
 from kshot_server.settings import SettingError
 
 __all__ = ["choose_runtime", "devices_of"]
 
 _NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
-
-
-_EXTRAS = {"torch": "torch", "onnxruntime": "onnx"}
 
 
 def choose_runtime(setting: str) -> str:
@@ -27,11 +24,12 @@ def choose_runtime(setting: str) -> str:
     Raises:
         SettingError: it is not installed, or none is.
     """
-    installed = [runtime for runtime in _EXTRAS if importlib.util.find_spec(runtime) is not None]
+    installed = [runtime for runtime in RUNTIMES if importlib.util.find_spec(runtime) is not None]
     if setting == "auto" and installed:
         return installed[0]
     if setting not in installed:
-        extras = " or ".join(f"'kshot[{_EXTRAS[name]}]'" for name in ([setting] if setting in _EXTRAS else _EXTRAS))
+        wanted = [setting] if setting in RUNTIMES else RUNTIMES
+        extras = " or ".join(f"'kshot[{RUNTIMES[name].extra}]'" for name in wanted)
         there = f"{', '.join(installed)} is" if installed else "no runtime is"
         raise SettingError(f"--runtime {setting}: {there} installed here; pip install {extras}")
     return setting
@@ -58,7 +56,7 @@ def devices_of(
     devices = tuple(part.strip() for part in setting.split(","))
     if not all(is_device(device, runtime) for device in devices) or len(set(devices)) != len(devices):
         raise SettingError(
-            f"--device: expected auto, or different ones of {', '.join(EXECUTORS[runtime])}; got {setting!r}"
+            f"--device: expected auto, or different ones of {', '.join(RUNTIMES[runtime].executors)}; got {setting!r}"
         )
     return devices
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kshot_server.engine.executors.table import RUNTIMES
+
 __all__ = ["PREFIX", "SettingError", "Settings", "add_flags", "flag_name", "read_settings", "variable_name"]
 
 PREFIX = "KSHOT_"
@@ -134,7 +136,7 @@ class Settings:
     device: str = _setting("auto", str, "auto, cpu, cuda, or cuda:0,cuda:1; one engine process for each", "DEVICE")
     runtime: str = _setting(
         "auto",
-        _one_of("auto", "torch", "onnxruntime"),
+        _one_of("auto", *RUNTIMES),
         "torch, onnxruntime (for models that `kshot export --onnx` wrote), or auto: torch where it is installed",
         "NAME",
     )

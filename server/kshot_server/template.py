@@ -18,18 +18,16 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
+from kshot_server.engine.executors.table import RUNTIMES
+
 __all__ = ["EngineProcess", "end_template", "start_template"]
 
 _ENGINE = ("kshot_server.worker", "kshot_server.engine.engine")
-_EXECUTORS = {
-    "torch": ("kshot_server.engine.executors.cpu", "kshot_server.engine.executors.cuda"),
-    "onnxruntime": ("kshot_server.engine.executors.onnx_runtime",),
-}
 
 
 def start_template(runtime: str) -> None:
     """Start the template, which from now on imports what engines of this runtime need. Later calls change nothing."""
-    forkserver.set_forkserver_preload([*_EXECUTORS[runtime], *_ENGINE])
+    forkserver.set_forkserver_preload([*RUNTIMES[runtime].preload, *_ENGINE])
     _ensure_running()
 
 

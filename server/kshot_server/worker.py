@@ -25,6 +25,7 @@ from litserve.utils import LitAPIStatus
 
 from kshot_server.allocator import keep_freed_memory
 from kshot_server.engine.engine import Engine
+from kshot_server.engine.executors.table import RUNTIMES
 from kshot_server.engine.repository import ModelRepository
 from kshot_server.logs import configure_logs
 from kshot_server.message_handler import MessageHandler
@@ -98,7 +99,7 @@ class EngineAPI(LitAPI):  # type: ignore[misc] # LitServe is untyped
         models = ModelRepository(
             options.folders,
             allow_transductive=options.allow_transductive,
-            need_graphs=options.runtime == "onnxruntime",
+            need_graphs=RUNTIMES[options.runtime].needs_graphs,
         )
         engine = Engine(
             models,

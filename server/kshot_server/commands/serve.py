@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kshot_server.devices import choose_runtime
+from kshot_server.engine.executors.table import RUNTIMES
 from kshot_server.settings import SettingError, Settings, add_flags, read_settings
 from kshot_server.template import end_template, start_template
 
@@ -72,7 +73,7 @@ def _serve(settings: Settings) -> int:
     models = ModelRepository(
         settings.models,
         allow_transductive=settings.allow_transductive,
-        need_graphs=settings.runtime == "onnxruntime",
+        need_graphs=RUNTIMES[settings.runtime].needs_graphs,
     )
     if not models.list():
         return _refuse(_no_models(settings, models), 1)
