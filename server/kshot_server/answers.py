@@ -48,7 +48,7 @@ def model_json(entry: ModelEntry, versions: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def session_json(info: SessionInfo, *, cached: bool) -> dict[str, Any]:
+def session_json(info: SessionInfo, *, known: bool) -> dict[str, Any]:
     """A `SessionOut`."""
     return {
         "id": info.id,
@@ -62,7 +62,7 @@ def session_json(info: SessionInfo, *, cached: bool) -> dict[str, Any]:
         "expires_at": rfc3339(info.expires_at),
         "ttl_seconds": info.ttl_seconds,
         "durability": info.durability,
-        "cached": cached,
+        "cached": known,
     }
 
 

@@ -37,7 +37,7 @@ from kshot_server.draining import end_when_drained
 from kshot_server.engine.repository import ModelRepository
 from kshot_server.engine_line import EngineLine
 from kshot_server.fleet import Fleet
-from kshot_server.gateway import Parts, mount
+from kshot_server.gateway import Components, mount
 from kshot_server.logs import configure_logs
 from kshot_server.metrics import forget_process
 from kshot_server.orphans import forked_children_end_with
@@ -79,12 +79,12 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
         self.shared = SharedState(len(devices))
         self.stop_requested = threading.Event()
         self.crashed = False
-        specs = [EngineLine(index) for index in range(len(devices))]
-        self._fleet = Fleet(specs, self.shared, on_death=self._on_engine_death)
+        lines = [EngineLine(index) for index in range(len(devices))]
+        self._fleet = Fleet(lines, self.shared, on_death=self._on_engine_death)
         super().__init__(
             [
-                EngineAPI(spec, i, _options(settings, device), self.shared)
-                for i, (spec, device) in enumerate(zip(specs, devices, strict=True))
+                EngineAPI(line, i, _options(settings, device), self.shared)
+                for i, (line, device) in enumerate(zip(lines, devices, strict=True))
             ],
             # The engines choose their devices themselves; told of CUDA, LitServe would look for it in this process.
             accelerator="cpu",
@@ -95,8 +95,8 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
         self.uvicorn_graceful_timeout = math.ceil(settings.timeout) + _GRACE_SECONDS
         self.app.router.routes.clear()  # its own /, /health, /info, /docs
         self.app.user_middleware.clear()  # compressing answers on the event loop; a proxy does that better
-        parts = Parts(models, keys, store, self._fleet, self._state, CollectorRegistry())
-        self._mounted = mount(self.app, settings, parts)
+        components = Components(models, keys, store, self._fleet, self._state, CollectorRegistry())
+        self._mounted = mount(self.app, settings, components)
 
     def _state(self) -> str:
         match self.shared.phase:

@@ -38,7 +38,7 @@ from kshot_server.settings import Settings
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-__all__ = ["Mounted", "Parts", "kshot_version", "mount"]
+__all__ = ["Components", "Mounted", "kshot_version", "mount"]
 
 
 def kshot_version() -> str:
@@ -50,7 +50,7 @@ def kshot_version() -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class Components:
     """What the application is made of. The caller owns them and closes what must be closed.
 
     `state` tells `starting`, `ready`, `leaving` (not ready any more, still serving) or `draining` (refusing).
@@ -72,25 +72,25 @@ class Mounted(NamedTuple):
     admission: Admission
 
 
-def mount(app: FastAPI, settings: Settings, parts: Parts) -> Mounted:
+def mount(app: FastAPI, settings: Settings, components: Components) -> Mounted:
     """Put routes, handlers and middleware on an application that has none of its own."""
     decoder = Decoder(settings.decode_threads)
-    metrics = HttpMetrics(parts.registry, kshot_version())
+    metrics = HttpMetrics(components.registry, kshot_version())
     admission = Admission(settings.max_inflight)
     service = Service(
-        models=parts.models,
-        store=parts.store,
-        engines=parts.engines,
+        models=components.models,
+        store=components.store,
+        engines=components.engines,
         decoder=decoder,
         max_pixels=settings.max_pixels,
         ttl_seconds=settings.ttl_seconds,
         max_ttl_seconds=settings.max_ttl_seconds,
     )
     gate = Gate(
-        keys=parts.keys,
+        keys=components.keys,
         rates=RateLimiter(settings.rate_limit),
         admission=admission,
-        draining=lambda: parts.state() == "draining",
+        draining=lambda: components.state() == "draining",
         decoder=decoder,
         metrics=metrics,
         timeout=settings.timeout,
@@ -100,12 +100,14 @@ def mount(app: FastAPI, settings: Settings, parts: Parts) -> Mounted:
     app.include_router(v1_router(service, gate, metrics))
     app.include_router(
         operations_router(
-            state=parts.state,
+            state=components.state,
             metrics=metrics,
-            refresh=lambda: metrics.store_events(dataclasses.asdict(parts.store.counters)),
+            refresh=lambda: metrics.store_events(dataclasses.asdict(components.store.counters)),
         )
     )
-    app.include_router(pages_router(parts.models, show_models=not parts.keys.required, version=kshot_version()))
+    app.include_router(
+        pages_router(components.models, show_models=not components.keys.required, version=kshot_version())
+    )
     install_document(app, kshot_version())
 
     @app.get("/openapi.json", include_in_schema=False)

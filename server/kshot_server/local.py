@@ -25,7 +25,7 @@ from kshot_server.auth import ApiKeys
 from kshot_server.engine.engine import Engine
 from kshot_server.engine.repository import ModelNotFound, ModelRepository
 from kshot_server.engine.requests import AdaptRequest, ClassifyRequest, Outcome
-from kshot_server.gateway import Parts, mount
+from kshot_server.gateway import Components, mount
 from kshot_server.sessions.stores.base import SessionStore
 from kshot_server.sessions.stores.memory import MemoryStore
 from kshot_server.settings import Settings
@@ -139,7 +139,7 @@ def open_application(
     """
     engine = Engine(models, cache_bytes=settings.cache_bytes, max_wait_ms=settings.max_wait_ms)
     app = FastAPI(openapi_url=None)
-    parts = Parts(
+    components = Components(
         models=models,
         keys=keys or ApiKeys({}),
         store=store or MemoryStore(settings.store_bytes),
@@ -147,7 +147,7 @@ def open_application(
         state=lambda: "ready",
         registry=CollectorRegistry(),
     )
-    mounted = mount(app, settings, parts)
+    mounted = mount(app, settings, components)
     transport = LoopTransport(app)
     transport.on_close(engine.close)
     transport.on_close(mounted.decoder.close)

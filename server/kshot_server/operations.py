@@ -27,7 +27,7 @@ def operations_router(*, state: Callable[[], str], metrics: HttpMetrics, refresh
     """The routes.
 
     Args:
-        state: as of `Parts`, now.
+        state: as of `Components`, now.
         metrics: what /metrics shows.
         refresh: called before it is shown, to bring gauges up to date.
     """

@@ -39,7 +39,7 @@ def add_sessions(router: APIRouter, wiring: Wiring) -> None:
 
         async def work(context: RequestContext) -> Response:
             page = await service.list_sessions(context, model=model, cursor=cursor, limit=limit)
-            sessions = [session_json(info, cached=True) for info in page.sessions]
+            sessions = [session_json(info, known=True) for info in page.sessions]
             return json_response({"sessions": sessions, "next_cursor": page.next_cursor})
 
         return await gate.run(request, work)
@@ -55,7 +55,7 @@ def add_sessions(router: APIRouter, wiring: Wiring) -> None:
         """Look at a session. Looking is not using: it does not renew its life."""
 
         async def work(context: RequestContext) -> Response:
-            return json_response(session_json(await service.inspect(context, session), cached=True))
+            return json_response(session_json(await service.inspect(context, session), known=True))
 
         return await gate.run(request, work)
 

@@ -72,4 +72,4 @@ def add_teaching(router: APIRouter, wiring: Wiring) -> None:
 def _taught(taught: Taught, metrics: HttpMetrics) -> Response:
     metrics.adapted(taught.info.model, known=taught.known, batch_size=taught.batch_size)
     headers = {"Location": f"/v1/sessions/{taught.info.id}"}
-    return json_response(session_json(taught.info, cached=taught.known), 200 if taught.known else 201, headers)
+    return json_response(session_json(taught.info, known=taught.known), 200 if taught.known else 201, headers)

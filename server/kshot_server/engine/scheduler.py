@@ -1,4 +1,4 @@
-"""The scheduler: one thread that owns the backlog, the cache and the adaptations under way; all else comes by message.
+"""The scheduler: one thread that owns the backlog, the cache and the adaptations under way; all else comes as an event.
 
     submit ─ Ticket ──▶ ┌───────────┐ ── batch ──▶ lane (thread) ── executor
                         │ scheduler │
@@ -40,7 +40,7 @@ class _Close:
 
 
 _CLOSE: Final = _Close()
-Message: TypeAlias = Ticket | Computed | _Close
+Event: TypeAlias = Ticket | Computed | _Close
 
 
 class Scheduler:
@@ -71,7 +71,7 @@ class Scheduler:
         self._cache = cache
         self._stats = stats
         self._max_wait_seconds = max_wait_seconds if executor.waits_pay else 0.0
-        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._backlog = Backlog(
             batch_flops=executor.batch_flops,
             lanes=executor.lanes,
@@ -105,40 +105,40 @@ class Scheduler:
 
     def _run(self) -> None:
         while not (self._closing and self._running == 0):
-            for message in self._messages():
-                self._hear(message)
+            for event in self._events():
+                self._hear(event)
             while self._running < self._executor.lanes and (works := self._backlog.take(time.monotonic())):
                 self._start(works)
 
-    def _messages(self) -> list[Message]:
-        """Wait for a message or for work to be ripe, then take all that has come: it may fit in one batch."""
-        messages: list[Message] = []
+    def _events(self) -> list[Event]:
+        """Wait for an event or for work to be ripe, then take all that has come: it may fit in one batch."""
+        events: list[Event] = []
         wait = None
         if self._running < self._executor.lanes and len(self._backlog):
             wait = max(self._backlog.ripe_at() - time.monotonic(), 0.0)
         try:
-            messages.append(self._inbox.get(timeout=wait))
+            events.append(self._inbox.get(timeout=wait))
             while True:
-                messages.append(self._inbox.get_nowait())
+                events.append(self._inbox.get_nowait())
         except queue.Empty:
-            return messages
+            return events
 
-    def _hear(self, message: Message) -> None:
+    def _hear(self, event: Event) -> None:
         try:
-            match message:
+            match event:
                 case Ticket():
-                    self._accept(message)
+                    self._accept(event)
                 case Computed():
-                    self._finish(message)
+                    self._finish(event)
                 case _:
                     self._refuse_the_rest()
         except Exception as error:  # noqa: BLE001 - this thread must live: everybody's answers depend on it
-            self._give_up(message, internal_error("scheduling", error))
+            self._give_up(event, internal_error("scheduling", error))
 
-    def _give_up(self, message: Message, failed: Failed) -> None:
-        """Answer whoever waits for what `message` was about and has no answer yet."""
-        tickets = [message] if isinstance(message, Ticket) else []
-        for work in message.works if isinstance(message, Computed) else []:
+    def _give_up(self, event: Event, failed: Failed) -> None:
+        """Answer whoever waits for what `event` was about and has no answer yet."""
+        tickets = [event] if isinstance(event, Ticket) else []
+        for work in event.works if isinstance(event, Computed) else []:
             tickets += work.tickets
             self._forget(work)
         for ticket in tickets:

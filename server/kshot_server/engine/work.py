@@ -28,6 +28,7 @@ _TOO_LATE = Failed(
     "the deadline passed before the work began",
     action="allow more time, or try again when there is less load",
 )
+# For the counts only: who would read it has gone, so the code is no row of PROBLEMS.
 _GONE = Failed("cancelled", "nobody waits for this answer any more")
 
 

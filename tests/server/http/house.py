@@ -19,7 +19,7 @@ from kshot_server.engine.requests import (
     ClassifyRequest,
     Outcome,
 )
-from kshot_server.gateway import Parts, mount
+from kshot_server.gateway import Components, mount
 from kshot_server.sessions.stores.base import SessionStore
 from kshot_server.sessions.stores.memory import MemoryStore
 from kshot_server.settings import Settings
@@ -58,7 +58,7 @@ class House:
     def __init__(self, models: Path, engines: Engines, store: SessionStore | None = None, **settings: Any) -> None:
         self.state = "ready"
         self.app = FastAPI(openapi_url=None)
-        parts = Parts(
+        components = Components(
             models=ModelRepository([models]),
             keys=ApiKeys({}),
             store=store or MemoryStore(1 << 20),
@@ -66,7 +66,7 @@ class House:
             state=lambda: self.state,
             registry=CollectorRegistry(),
         )
-        self.mounted = mount(self.app, Settings(**settings), parts)
+        self.mounted = mount(self.app, Settings(**settings), components)
 
     def ask(self, *requests: tuple[str, str, Any], **headers: str) -> list[httpx.Response]:
         """Send requests one after the other."""
