@@ -32,7 +32,8 @@ unless the command says otherwise, with half the width of the 95% interval. Norm
 support set, so that an answer depends on no other query; `transductive` those of the query batch, as many papers do;
 `per_step` running ones of training, another set for each inner step.
 A published figure stands beside the norm that it was made with. Time is that of training, or of measuring where nothing
-was trained. What is not measured yet waits with its command.
+was trained; a figure without a time is that of the shipped artifact's manifest, which its training wrote. What is not
+measured yet waits with its command.
 
 Written by `make results` from `training/results/*.json`; do not edit.
 """
