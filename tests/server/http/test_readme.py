@@ -25,7 +25,9 @@ def test_the_example_runs() -> None:
 
 
 def test_the_map_shows_every_file() -> None:
-    told = README.split("## The map")[1].split("## To add")[0]
-    for path in (SERVER / "kshot_server").iterdir():
-        if path.name not in {"__init__.py", "__pycache__", "static", "py.typed"}:
-            assert path.name in told, path.name
+    told = set(re.findall(r"[\w/]+(?:\.py)?", README.split("## The map")[1].split("## To add")[0]))
+    package = SERVER / "kshot_server"
+    for path in package.rglob("*.py"):
+        if path.name != "__init__.py":
+            assert {path.name, str(path.relative_to(package))} & told, path
+            assert path.parent == package or {f"{path.parent.name}/", str(path.relative_to(package))} & told, path
