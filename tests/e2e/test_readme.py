@@ -54,13 +54,11 @@ def test_makefile_has_the_targets_that_the_documents_name() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for path in [
-        REPOSITORY / "README.md",
-        REPOSITORY / "CONTRIBUTING.md",
-        REPOSITORY / "server" / "deploy" / "README.md",
-    ]:
+    parts = ("clients", "models", "training", "server", "tests")
+    readmes = [path for part in parts for path in (REPOSITORY / part).rglob("README.md")]
+    for path in [*REPOSITORY.glob("*.md"), *readmes]:
         for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
-            assert (path.parent / link).exists(), f"{path.name} links to {link}"
+            assert (path.parent / link).exists(), f"{path.relative_to(REPOSITORY)} links to {link}"
 
 
 def test_paths_in_contributing_exist() -> None:
