@@ -15,12 +15,13 @@ from kshot_models.registry import build_learner
 from kshot_models.tree import meta_map
 from kshot_models.types import Episode, Learner, MetaParams
 from kshot_training import schedules
+from kshot_training.meta_gradient_sections import Imaml, Joint, Reptile, ThroughAdaptation
 from kshot_training.meta_gradients import MetaGradient, imaml, joint, reptile, through_adaptation
 from kshot_training.meta_gradients.reptile import plan_steps
 from kshot_training.meta_gradients.tasks import split_tasks
 from kshot_training.outer_loop import Clipping, MetaGradientSchedule, OuterState, always, start
 from kshot_training.outer_optimizers import build_outer_optimizer
-from kshot_training.recipe import Imaml, Joint, OuterSection, Recipe, Reptile, ScheduleSection, ThroughAdaptation
+from kshot_training.recipe import OuterSection, Recipe, ScheduleSection
 
 
 def build_loss(spec: LearnerSpec) -> Loss:
@@ -118,7 +119,7 @@ def _joint(section: Joint, learner: LearnerSpec, workers: int) -> MetaGradientSc
     return always(joint(loss=build_loss(learner), workers=workers))
 
 
-# By the `type` of the section in recipe.py. A new meta-gradient is a section there and a row here.
+# By the `type` of the section in meta_gradient_sections.py. A new meta-gradient is a section there and a row here.
 META_GRADIENTS: Mapping[str, Callable[[Any, LearnerSpec, int], MetaGradientSchedule]] = {
     "imaml": _imaml,
     "joint": _joint,

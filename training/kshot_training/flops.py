@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from kshot_models.tree import meta_map
 from kshot_models.types import Episode, Examples
 from kshot_training.build import build_learner, build_meta_gradient
-from kshot_training.recipe import Recipe, Span
+from kshot_training.recipe import Recipe
+from kshot_training.sections import Span
 
 __all__ = ["meta_device_step", "outer_step_flops"]
 

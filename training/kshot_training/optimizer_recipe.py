@@ -21,7 +21,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from kshot_models.manifest import Component, InputSpec
-from kshot_training.recipe import DataSection, OuterSection, Positive, Section
+from kshot_training.recipe import DataSection, OuterSection
+from kshot_training.sections import Positive, Section
 
 __all__ = [
     "HorizonSection",

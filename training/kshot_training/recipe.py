@@ -6,7 +6,8 @@
     ├── [input]           the artifact's InputSpec: size, channels, mean, std
     ├── [learner]         the artifact's LearnerSpec: network, head, norm, inner, steps
     ├── [episodes]        way, shot and queries of training episodes, episodes per outer step
-    ├── [meta_gradient]   type = "through_adaptation" | "imaml" | "reptile" | "joint", and its options
+    ├── [meta_gradient]   type = "through_adaptation" | "imaml" | "reptile" | "joint", and its options:
+    │                     meta_gradient_sections.py
     ├── [outer]           optimizer, learning rate, schedule, clipping, averaging
     ├── [validation]      how often, on which episodes; the best meta-parameters are kept
     ├── [measure]         the test episodes whose accuracies are written into the artifact
@@ -22,43 +23,25 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from kshot_models.manifest import InputSpec, LearnerSpec, Limits
 from kshot_models.registry import build_inner_optimizer
+from kshot_training.meta_gradient_sections import Imaml, Joint, Reptile, ThroughAdaptation
+from kshot_training.sections import Positive, PositiveFloat, Section, Share, Span
 
 __all__ = [
     "ArtifactSection",
     "AugmentSection",
     "DataSection",
     "EpisodesSection",
-    "Imaml",
-    "Joint",
     "MeasureSection",
     "OuterSection",
-    "Positive",
-    "PositiveFloat",
     "Recipe",
-    "Reptile",
     "ScheduleSection",
-    "Section",
     "Setting",
-    "Share",
-    "Span",
-    "ThroughAdaptation",
     "ValidationSection",
 ]
-
-Positive = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Span = Positive | tuple[Positive, Positive]
-
-
-class Section(BaseModel):
-    """Frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DataSection(Section):
@@ -89,75 +72,6 @@ class EpisodesSection(Section):
     split: str = "train"
     vary: Literal["step", "task"] = "step"  # pairs are drawn once a step, or for each task, which pads the smaller ones
     augment: AugmentSection | None = None
-
-
-class ThroughAdaptation(Section):
-    """MAML and all that is trained as it is; see meta_gradients/through_adaptation.py."""
-
-    type: Literal["through_adaptation"]
-    order: Literal[1, 2] = 2
-    step_weights: tuple[float, ...] | None = None
-    multi_step_until: Annotated[int, Field(ge=0)] = 0  # outer steps with a loss after each inner step; schedules.py
-    multi_step_epoch: Positive = 1  # outer steps in which its weights stand still
-    first_order_until: Annotated[int, Field(ge=0)] = 0  # outer steps before second derivatives are taken
-    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # of norm = "per_step"
-    recompute: Annotated[int, Field(ge=0)] | None = None  # inner steps per segment that is computed again; 0: sqrt
-    batching: Literal["loop", "vmap"] = "loop"
-    chunk_size: Positive | None = None
-
-    @model_validator(mode="after")
-    def _recomputed_one_by_one(self) -> ThroughAdaptation:
-        if self.recompute is not None and (
-            self.batching == "vmap" or self.step_weights is not None or self.multi_step_until
-        ):
-            raise ValueError(
-                "`recompute` takes tasks one by one and keeps only the last step: batching = 'loop', no step_weights "
-                "and no multi_step_until"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _one_annealing(self) -> ThroughAdaptation:
-        if self.multi_step_until and self.step_weights is not None:
-            raise ValueError("step_weights stand still, multi_step_until anneals them: give one of the two")
-        if self.first_order_until and self.order == 1:
-            raise ValueError("first_order_until is for order = 2; order = 1 never takes second derivatives")
-        return self
-
-
-class Imaml(Section):
-    """The implicit gradient at the minimum of a proximal inner problem; see meta_gradients/imaml.py."""
-
-    type: Literal["imaml"]
-    strength: PositiveFloat  # the same as in learner.inner
-    cg_steps: Positive = 5
-    damping: Annotated[float, Field(ge=0)] = 0.0
-    batching: Literal["loop", "vmap"] = "loop"
-    chunk_size: Positive | None = None
-
-
-class Reptile(Section):
-    """Moves towards where inner mini-batch steps end; see meta_gradients/reptile.py."""
-
-    type: Literal["reptile"]
-    batch: Positive  # examples per inner step
-    steps: Positive | None = None  # inner steps in training; None: those of the learner
-    direction: Literal["all", "last"] = "all"  # along all inner steps, or the last alone: FOMAML
-    tail_shots: Positive | None = None  # of "last": examples per class that only the last step takes
-    batching: Literal["loop", "vmap"] = "loop"
-    chunk_size: Positive | None = None
-
-    @model_validator(mode="after")
-    def _tail_of_the_last_step(self) -> Reptile:
-        if self.tail_shots is not None and self.direction != "last":
-            raise ValueError("tail_shots are the examples of the last step: set direction = 'last'")
-        return self
-
-
-class Joint(Section):
-    """No adaptation while training: the baseline of fine-tuning; see meta_gradients/joint.py."""
-
-    type: Literal["joint"]
 
 
 class ScheduleSection(Section):

@@ -13,8 +13,10 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from kshot_models.manifest import NormMode
-from kshot_training.recipe import Recipe, Reptile, Section, Setting
+from kshot_training.meta_gradient_sections import Reptile
+from kshot_training.recipe import Recipe, Setting
 from kshot_training.recipe_files import read_recipe
+from kshot_training.sections import Section
 
 __all__ = ["Figure", "Reproduction", "Run", "plan", "read_reproductions", "setting_rank"]
 

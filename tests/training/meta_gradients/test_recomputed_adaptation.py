@@ -10,8 +10,8 @@ import torch
 
 from kshot_models.load import meta_to_arrays
 from kshot_training.errors import RecipeError
+from kshot_training.meta_gradient_sections import ThroughAdaptation
 from kshot_training.meta_gradients import through_adaptation
-from kshot_training.recipe import ThroughAdaptation
 
 WAY, STEPS = 3, 5
 EXACT: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""Meta-gradients; a new one is a file here, a section in recipe.py and a row in build.py's META_GRADIENTS."""
+"""Meta-gradients. A new one is a file here, a section in ../meta_gradient_sections.py and a row in ../build.py."""
 
 from kshot_training.meta_gradients.base import MetaGradient, Metrics
 from kshot_training.meta_gradients.imaml import imaml
