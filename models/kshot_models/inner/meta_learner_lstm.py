@@ -63,18 +63,8 @@ def meta_learner_lstm(
         )
 
     def init(params: Params, generator: torch.Generator) -> Params:
-        del params
-
-        def draw(low: float, high: float, *shape: int) -> Tensor:
-            return low + (high - low) * torch.rand(*shape, generator=generator)
-
-        return {
-            **prefixed("lstm.", init_lstm_cell(4, hidden, generator, bound=_BOUND)),
-            "forget.weight": draw(-_BOUND, _BOUND, hidden + 2),
-            "forget.bias": draw(*forget_bias, 1)[0],
-            "input.weight": draw(-_BOUND, _BOUND, hidden + 2),
-            "input.bias": draw(*input_bias, 1)[0],
-        }
+        del params  # the rule is the same whatever it optimizes
+        return _fresh_rule(hidden, forget_bias, input_bias, generator)
 
     def bind(phi: Params) -> GradientTransformation:
         def start(params: Params) -> MetaLearnerLSTMState:
@@ -95,12 +85,8 @@ def meta_learner_lstm(
             seen = log_and_sign(loss, p)[:, None].expand(2, len(gradient))
             signal = torch.cat([seen, log_and_sign(gradient, p)])
             h, cell = lstm_cell(under("lstm.", phi), signal, state.hidden, state.cell)
-
-            def gate(name: str, before: Tensor) -> Tensor:
-                told = torch.cat([h, theta[None], before[None]])
-                return phi[f"{name}.weight"] @ told + phi[f"{name}.bias"]
-
-            f, i = gate("forget", state.forget), gate("input", state.input)
+            f = _gate(under("forget.", phi), h, theta, state.forget)
+            i = _gate(under("input.", phi), h, theta, state.input)
             # theta' - theta, with 1 - sigmoid(f) = sigmoid(-f): a gate that is all but open keeps its digits.
             step = -torch.sigmoid(-f) * theta - torch.sigmoid(i) * gradient
             return shaped_like(step, grads), MetaLearnerLSTMState(h, cell, f, i)
@@ -108,3 +94,23 @@ def meta_learner_lstm(
         return GradientTransformation(start, update)
 
     return InnerOptimizer(init, bind)
+
+
+def _fresh_rule(
+    hidden: int, forget_bias: tuple[float, float], input_bias: tuple[float, float], generator: torch.Generator
+) -> Params:
+    def draw(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=generator)
+
+    return {
+        **prefixed("lstm.", init_lstm_cell(4, hidden, generator, bound=_BOUND)),
+        "forget.weight": draw(-_BOUND, _BOUND, hidden + 2),
+        "forget.bias": draw(*forget_bias, 1)[0],
+        "input.weight": draw(-_BOUND, _BOUND, hidden + 2),
+        "input.bias": draw(*input_bias, 1)[0],
+    }
+
+
+def _gate(gate: Params, h: Tensor, theta: Tensor, before: Tensor) -> Tensor:
+    """What a gate is before the sigmoid, (coordinates,), of h (hidden, coordinates) and what it was the step before."""
+    return gate["weight"] @ torch.cat([h, theta[None], before[None]]) + gate["bias"]
