@@ -65,3 +65,13 @@ def test_paths_in_contributing_exist() -> None:
     text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:clients|models|training|server|tests)/[\w/.]+)`", text))
     assert {path for path in named if "NAME" not in path and not (REPOSITORY / path).exists()} == set()
+
+
+def test_tables_of_contributing_are_where_it_says() -> None:
+    """`TABLE` in `FILE`, wherever that is written with a whole path: the file assigns that name, or has that class."""
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)` in `((?:clients|models|training|server|tests)/[\w/]+\.py)`", text)
+    assert len(named) > 15
+    for table, path in named:
+        code = (REPOSITORY / path).read_text(encoding="utf-8")
+        assert re.search(rf"^(?:{table}\b.*=|class {table}\b|def {table}\b)", code, re.MULTILINE), f"{table} in {path}"
