@@ -85,7 +85,10 @@ def _ask(url: str, number: int, taught: list[Taught], differences: Differences) 
 
 @pytest.mark.timeout(240 + 2 * int(SECONDS))
 @pytest.mark.parametrize("cache_bytes", [256 << 20, 0], ids=["weights cached", "weights recomputed for every request"])
-def test_interleaved_sessions_answer_as_if_alone(serve: Any, lesson: Callable[..., Any], cache_bytes: int) -> None:
+def test_interleaved_sessions_answer_as_if_alone(
+    serve: Any, lesson: Callable[..., Any], cache_bytes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="httpx")  # it would log each of the many requests
     with serve("--cache-bytes", str(cache_bytes)) as server, httpx.Client(base_url=server.url, timeout=30) as client:
         taught = [
             _teach(client, lesson({"a": 3, "b": 4, "c": 5, "d": 6, "e": 7})),

@@ -130,9 +130,7 @@ def test_a_killed_engine_comes_back(
 def test_a_dead_engine_is_not_ready_for_a_while(
     serve: Any, family: Any, models: Path, bodies: Callable[..., Any]
 ) -> None:
-    before = time.monotonic()
     with serve("--models", str(models), QUIET) as server:
-        started = time.monotonic() - before
         (engine,) = family(server).engines
         begun = time.monotonic()
         engine.kill()
@@ -144,8 +142,7 @@ def test_a_dead_engine_is_not_ready_for_a_while(
         assert httpx.post(server.url + TEACH, json=bodies().json, timeout=30).status_code == 201
         recovered = time.monotonic() - begun
         print(f"serving again after {recovered:.2f} s")  # noqa: T201 - shown with -s
-        # The promise is 5 s on a machine that starts a server in 3; where other work slows that down, as much more.
-        assert recovered < max(5.0, 2 * started)
+        assert recovered < 5.0
 
 
 @pytest.mark.parametrize("which", ["api", "manager"])
