@@ -51,7 +51,9 @@ __all__ = [
     "meta_from_arrays",
     "meta_to_arrays",
     "normalise",
+    "normalise_by",
     "resolve",
+    "scale_of",
 ]
 
 _PARTS = ("init/", "inner/", "stats/")
@@ -193,9 +195,17 @@ def meta_from_arrays(arrays: Params, *, like: MetaParams, where: str) -> MetaPar
 
 def normalise(pixels: Tensor, spec: InputSpec, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 (..., height, width, channels) -> (value / 255 - mean) / std, (..., channels, height, width)."""
-    mean = torch.tensor(spec.mean, dtype=dtype, device=pixels.device)
-    std = torch.tensor(spec.std, dtype=dtype, device=pixels.device)
-    return ((pixels.to(dtype) / 255 - mean) / std).movedim(-1, -3)
+    return normalise_by(pixels, *scale_of(spec, pixels.device, dtype))
+
+
+def scale_of(spec: InputSpec, device: str | torch.device, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of an input, (channels,), on a device."""
+    return torch.tensor(spec.mean, dtype=dtype, device=device), torch.tensor(spec.std, dtype=dtype, device=device)
+
+
+def normalise_by(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """As `normalise`, by what `scale_of` gave: nothing is copied to the device."""
+    return ((pixels.to(mean.dtype) / 255 - mean) / std).movedim(-1, -3)
 
 
 class _CallableModule(ModuleType):

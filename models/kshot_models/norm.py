@@ -86,9 +86,19 @@ class NormPass:
 
     def counts_all_alike(self) -> bool:
         """Whether the norms use moments of the batch, and no example of it is padding; or use given moments."""
-        if self.mode in {"none", "group"}:
+        if not self.takes_moments():
             return False
         return self.given is not None or self.weights is None or bool(self.weights.all())
+
+    def takes_moments(self) -> bool:
+        """Whether the norms normalize by moments of examples, their own or given ones."""
+        return self.mode not in {"none", "group"}
+
+    def share(self, inputs: Tensor) -> Tensor:
+        """The share of each example of a batch in its moments: (n,), with sum 1, or 0 where all are padding."""
+        if self.weights is None:
+            return inputs.new_full((len(inputs),), 1 / len(inputs))
+        return self.weights / self.weights.sum().clamp_min(1)
 
     def moments(self, name: str) -> tuple[Tensor, Tensor] | None:
         """The mean and variance that were given for the layer `name`; None if it takes its own."""

@@ -7,12 +7,17 @@ import torch
 from kshot_models.tree import meta_map
 from kshot_models.types import MetaParams
 
-__all__ = ["start_average", "update_average"]
+__all__ = ["average_weight", "start_average", "update_average"]
 
 
 def start_average(meta: MetaParams) -> MetaParams:
     """A copy of `meta` for `update_average` to change."""
     return meta_map(torch.clone, meta)
+
+
+def average_weight(decay: float, step: int) -> float:
+    """The weight of the meta-parameters after outer step `step` in their average: 1 - d, see update_average."""
+    return 1 - min(decay, (1 + step) / (10 + step))
 
 
 def update_average(average: MetaParams, meta: MetaParams, *, decay: float, step: int) -> None:
@@ -26,7 +31,7 @@ def update_average(average: MetaParams, meta: MetaParams, *, decay: float, step:
         decay: Below 1; 0.999 averages over about a thousand steps.
         step: Outer steps taken before this one.
     """
-    weight = 1 - min(decay, (1 + step) / (10 + step))
+    weight = average_weight(decay, step)
     for kept, new in zip(average, meta, strict=True):
         for name, tensor in kept.items():
             tensor.lerp_(new[name], weight)

@@ -70,6 +70,7 @@ class StepMetrics(NamedTuple):
     grad_norm: float  # before clipping
     learning_rate: float
     diagnostics: Mapping[str, float] = MappingProxyType({})  # see Metrics
+    settled: bool = True  # whether the state is that after this step; a device that runs ahead is behind at some
 
 
 class Clipping(NamedTuple):
@@ -178,9 +179,9 @@ def clip(grads: Params, clipping: Clipping) -> Tensor:
             grad.clamp_(-clipping.value, clipping.value)
     if clipping.norm is not None:
         clipped = norm if clipping.value is None else _total_norm(grads)
-        if clipped > clipping.norm:
-            for grad in grads.values():
-                grad.mul_(clipping.norm / clipped)
+        shrink = (clipping.norm / clipped).clamp_max(1.0)  # not an `if`, which would wait for the device
+        for grad in grads.values():
+            grad.mul_(shrink)
     return norm
 
 

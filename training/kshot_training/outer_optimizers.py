@@ -40,10 +40,28 @@ class OuterOptimizer:
     optimizer: torch.optim.Optimizer
     learning_rate: float
 
-    def step(self, grads: Params, *, factor: float) -> None:
-        """Take one step with `factor` times the learning rate. `grads` has the names of the leaves."""
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether steps need nothing of the host: all but SGD whose momentum or decay would see the rate twice."""
+        group = self.optimizer.param_groups[0]
+        plain = not isinstance(self.optimizer, torch.optim.SGD)
+        return plain or not (group["momentum"] or any(g["weight_decay"] for g in self.optimizer.param_groups))
+
+    def step(self, grads: Params, *, factor: float | Tensor) -> None:
+        """Take one step with `factor` times the learning rate. `grads` has the names of the leaves.
+
+        A factor that is a tensor is never read by the host: on a GPU the step can then be captured.
+        """
+        on_device = isinstance(factor, Tensor) and factor.is_cuda
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * factor * group["scale"]
+            rate = self.learning_rate * group["scale"] * factor
+            if on_device and isinstance(self.optimizer, torch.optim.SGD):
+                grads = grads | {name: grads[name] * rate for name in group["names"]}
+                group["lr"] = 1.0  # which would be read, so the gradients have it
+            elif on_device and isinstance(group["lr"], Tensor):
+                group["lr"].copy_(rate)
+            else:
+                group["lr"] = float(rate)
         for name, leaf in self.leaves.items():
             leaf.grad = _like(grads[name], leaf)
         self.optimizer.step()
@@ -64,7 +82,8 @@ class OuterOptimizer:
         for full, value in [*tensors.items(), *values.items()]:
             name, _, key = full.rpartition("/")
             leaf = self.leaves[name]
-            if isinstance(value, Tensor) and key != "step":  # torch counts steps on the CPU, wherever the leaf is
+            # Steps are counted on the CPU, wherever the leaf is, except by optimizers that can be captured.
+            if isinstance(value, Tensor) and (key != "step" or self.optimizer.defaults.get("capturable")):
                 value = _like(value.to(leaf.device), leaf)  # noqa: PLW2901 - the same value, where it belongs
             self.optimizer.state[leaf][key] = value
 
@@ -97,12 +116,22 @@ def build_outer_optimizer(
         options: Further arguments of the torch class, as checked by the recipe.
     """
     named = leaves(meta)
-    groups = []
+    on_device = next(iter(named.values())).is_cuda
+    groups: dict[Any, dict[str, Any]] = {}
     for name, leaf in named.items():
         fitting = [prefix for prefix in scales or {} if name.startswith(prefix)]
         scale = (scales or {})[max(fitting, key=len)] if fitting else 1.0
         decay = weight_decay if name.startswith("init/") else 0.0
-        groups.append({"params": [leaf], "scale": scale, "lr": learning_rate * scale, "weight_decay": decay})
-    # One group a leaf, each handled alone: with some twenty small tensors on a CPU, that is what foreach would do too.
-    optimizer = OPTIMIZERS[kind](groups, lr=learning_rate, **(options or {}))
+        # A group a leaf, each handled alone: with some twenty small tensors on a CPU, foreach would do that too. On a
+        # GPU all that can be are handled together.
+        fresh = {"params": [], "names": [], "scale": scale, "lr": learning_rate * scale, "weight_decay": decay}
+        group = groups.setdefault((scale, decay) if on_device else name, fresh)
+        group["params"].append(leaf)
+        group["names"].append(name)
+    given = dict(options or {})
+    if on_device and kind != "sgd":
+        given |= {"capturable": True} | ({"fused": True} if kind in {"adam", "adamw"} else {})
+        for group in groups.values():
+            group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
+    optimizer = OPTIMIZERS[kind](list(groups.values()), lr=learning_rate, **given)
     return OuterOptimizer(named, optimizer, learning_rate)

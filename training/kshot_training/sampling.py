@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 from kshot_models.manifest import InputSpec
 from kshot_training.data import Affine, EpisodeSampler, ImageClasses, Sampler, SinusoidSampler, load_classes
@@ -15,11 +18,11 @@ from kshot_training.outer_loop import MetaBatch, Sample
 from kshot_training.recipe import DataSection, EpisodesSection, Recipe, Setting
 from kshot_training.training_run import Episodes
 
-__all__ = ["SINUSOIDS", "Place", "batches", "recipe_episodes", "setting_episodes"]
+__all__ = ["SINUSOIDS", "Place", "SampledBatches", "batches", "recipe_episodes", "setting_episodes"]
 
 SINUSOIDS = "sinusoids"  # tasks that are drawn, not made of classes
 _VALIDATION_SEED, _TEST_SEED = 1_000_003, 2_000_003  # added to the recipe's: other streams than training's
-_EVALUATION_BATCH = 4  # episodes drawn at once, to keep memory low at high ways
+_EVALUATION_BATCH = {"cpu": 4, "cuda": 50}  # episodes drawn at once: few keep memory low, many fill a GPU
 
 
 class Place(NamedTuple):
@@ -91,15 +94,37 @@ def setting_episodes(
         seed: Of the episodes; the same seed gives the same episodes.
         place: Where the data are.
     """
+    at_once = _EVALUATION_BATCH[torch.device(place.device).type]
     if data.source == SINUSOIDS:
-        return {s: batches(_sinusoids(s.shot, queries, seed, place.device), _EVALUATION_BATCH) for s in settings}
+        return {s: batches(_sinusoids(s.shot, queries, seed, place.device), at_once) for s in settings}
     classes = _classes(data, spec, split=split, place=place)
-    return {s: batches(EpisodeSampler(classes, s.way, s.shot, queries, seed=seed), _EVALUATION_BATCH) for s in settings}
+    return {s: batches(EpisodeSampler(classes, s.way, s.shot, queries, seed=seed), at_once) for s in settings}
 
 
-def batches(sampler: Sampler, tasks: int) -> Sample:
+@dataclass(frozen=True)
+class SampledBatches:
+    """Meta-batches of a sampler by number, each of `tasks` episodes."""
+
+    sampler: Sampler
+    tasks: int
+
+    @property
+    def steady(self) -> bool:
+        """Whether all have one shape."""
+        return self.sampler.steady
+
+    def __call__(self, number: int) -> MetaBatch:
+        """One of them."""
+        return self.together(number, 1)
+
+    def together(self, number: int, steps: int) -> MetaBatch:
+        """Those of the numbers number * steps .. (number + 1) * steps - 1, one after another."""
+        return MetaBatch(self.sampler.sample(number, steps * self.tasks), self.sampler.way_at(number))
+
+
+def batches(sampler: Sampler, tasks: int) -> SampledBatches:
     """Meta-batches of `tasks` episodes by number."""
-    return lambda number: MetaBatch(sampler.sample(number, tasks), sampler.way_at(number))
+    return SampledBatches(sampler, tasks)
 
 
 def _training(data: DataSection, section: EpisodesSection, spec: InputSpec, *, seed: int, place: Place) -> Sampler:

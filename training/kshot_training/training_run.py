@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kshot_models.load import meta_to_arrays
 from kshot_models.tree import under
@@ -24,6 +24,7 @@ from kshot_models.types import Learner, MetaParams, Params
 from kshot_training import build
 from kshot_training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from kshot_training.curves import learning_curve
+from kshot_training.device_loop import device_loop, steps_at_once
 from kshot_training.evaluate import Evaluation, evaluate
 from kshot_training.history import History, read_history
 from kshot_training.outer_loop import OuterState, Sample, StepMetrics, check_meta, copy_into, outer_loop, snapshot
@@ -32,6 +33,9 @@ from kshot_training.ranks import Ranks, data_parallel
 from kshot_training.recipe import Recipe, Setting
 from kshot_training.tensorboard import TensorBoard
 from kshot_training.warm_start import warm_start
+
+if TYPE_CHECKING:  # which imports this file
+    from kshot_training.sampling import SampledBatches
 
 HISTORY = "history.jsonl"
 HISTORY_EVERY = 50
@@ -137,17 +141,30 @@ def _outer_steps(
     recipe: Recipe, learner: Learner, state: OuterState, episodes: Episodes, workers: int, ranks: Ranks | None
 ) -> Iterator[StepMetrics]:
     gradients = build.build_meta_gradient(recipe, workers=workers)
-    return outer_loop(
-        state,
-        learner,
-        episodes.train,
-        gradients if ranks is None else data_parallel(gradients, ranks, skip=build.skip_draws(recipe)),
-        steps=recipe.outer.steps,
-        schedule=build.build_schedule(recipe.outer.schedule, steps=recipe.outer.steps),
-        seed=recipe.seed,
-        clipping=build.build_clipping(recipe.outer),
-        average_decay=recipe.outer.average_decay,
-    )
+    settings: dict[str, Any] = {
+        "steps": recipe.outer.steps,
+        "schedule": build.build_schedule(recipe.outer.schedule, steps=recipe.outer.steps),
+        "seed": recipe.seed,
+        "clipping": build.build_clipping(recipe.outer),
+        "average_decay": recipe.outer.average_decay,
+    }
+    if ranks is not None:
+        parallel = data_parallel(gradients, ranks, skip=build.skip_draws(recipe))
+        return outer_loop(state, learner, episodes.train, parallel, **settings)
+    if _runs_ahead(recipe, state, episodes):
+        every = [] if recipe.validation is None else [recipe.validation.every]
+        at_once = steps_at_once(recipe.checkpoint_every, *every)
+        return device_loop(
+            state, learner, cast("SampledBatches", episodes.train), gradients, **settings, at_once=at_once
+        )
+    return outer_loop(state, learner, episodes.train, gradients, **settings)
+
+
+def _runs_ahead(recipe: Recipe, state: OuterState, episodes: Episodes) -> bool:
+    """Whether the steps can be taken on the device, many at once."""
+    on_gpu = next(iter(state.meta.init.values())).is_cuda
+    batched = getattr(recipe.meta_gradient, "batching", None) == "vmap"
+    return on_gpu and batched and getattr(episodes.train, "steady", False) and state.optimizer.runs_ahead
 
 
 def _follow(steps: Iterator[StepMetrics], stop: Callable[[], bool]) -> None:
@@ -188,6 +205,8 @@ class _Loop:
                 self.report.step(metrics)
                 history.step(metrics)
                 board.step(metrics)
+                if not metrics.settled:
+                    continue
                 if self._validation_due():
                     scores = self._validate()
                     history.validation(metrics.step, scores)

@@ -7,13 +7,16 @@ With max-pooling (Vinyals et al., 2016, arXiv:1606.04080; Snell et al., 2017, ar
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own spelling
 
+from kshot_models.batched import suits
 from kshot_models.manifest import InputSpec, NormMode
+from kshot_models.networks.batched_blocks import batched_blocks
 from kshot_models.networks.block import BlockShape, block, block_with_moments
 from kshot_models.networks.network import Network
 from kshot_models.norm import NormPass
@@ -21,6 +24,8 @@ from kshot_models.serving import differentiated_at_most_once
 from kshot_models.types import Params
 
 __all__ = ["conv4"]
+
+Blocks = Callable[[Params, Tensor, NormPass, int, BlockShape], Tensor]
 
 
 def conv4(
@@ -67,12 +72,18 @@ def conv4(
         params: Params, inputs: Tensor, *, weights: Tensor | None, moments: Params | None
     ) -> tuple[Tensor, Params]:
         norms = NormPass(norm, weights, moments, norm_epsilon, norm_groups)
-        blocks = _fused if differentiated_at_most_once() and norms.counts_all_alike() else _plain
-        features = blocks(params, inputs, norms, len(channels), shape)
+        features = _blocks(inputs, norms)(params, inputs, norms, len(channels), shape)
         embedding = features.flatten(1) if readout == "flatten" else features.mean((2, 3))
         return embedding, norms.used
 
     return Network(init, apply, channels[-1] * (height * width if readout == "flatten" else 1))
+
+
+def _blocks(inputs: Tensor, norms: NormPass) -> Blocks:
+    """The fastest way to run the blocks here; all give the same numbers, up to rounding."""
+    if norms.takes_moments() and suits(inputs):
+        return batched_blocks
+    return _fused if differentiated_at_most_once() and norms.counts_all_alike() else _plain
 
 
 def _plain(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> Tensor:

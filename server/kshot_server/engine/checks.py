@@ -76,7 +76,7 @@ def _wrong_targets(targets: Any, examples: int, way: int) -> Failed | None:
     shaped = isinstance(targets, np.ndarray) and targets.dtype == np.int64 and targets.shape == (examples,)
     if not shaped or targets.min() < 0 or targets.max() >= way:
         return Failed("invalid_targets", "targets do not name a class of each support image", f"int64 (n,) below {way}")
-    absent = way - len(np.unique(targets))
+    absent = way - np.count_nonzero(np.bincount(targets))  # some times faster than np.unique
     if absent:
         return Failed("class_without_examples", f"{absent} of {way} classes have no support image", way, way - absent)
     return None

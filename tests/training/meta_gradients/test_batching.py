@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from kshot_models.batched import everywhere
 from kshot_models.load import meta_to_arrays
 from kshot_models.types import Episode, Examples, MetaParams
 from kshot_training.meta_gradients import Metrics, through_adaptation
@@ -76,6 +77,19 @@ def test_vmap_equals_loop(
     ]
     assert_equal(results[0], results[1], tolerance=1e-10)
     assert_equal(results[0], results[2], tolerance=1e-10)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_gpus_way_to_compute_equals_the_loop(
+    name: str, make_case: Callable[..., Any], make_episodes: Callable[..., Any]
+) -> None:
+    learner, meta = make_case(**CASES[name])
+    episodes = make_episodes(tasks=2, way=WAY)
+    loop, vmap = (through_adaptation(first_order=name == "first order", batching=b) for b in ("loop", "vmap"))
+    expected = loop(learner, meta, episodes, way=WAY, generator=torch.Generator())
+    with everywhere():  # on the operations that have an axis of tasks
+        found = vmap(learner, meta, episodes, way=WAY, generator=torch.Generator())
+    assert_equal(expected, found, tolerance=1e-10)
 
 
 def test_threads_change_no_bit(make_case: Callable[..., Any], make_episodes: Callable[..., Any]) -> None:

@@ -103,6 +103,11 @@ class EpisodeSampler:
                 f"{self.classes.counts[fewest]} of {self.classes.names[fewest]}: lower them, or leave that class out"
             )
 
+    @property
+    def steady(self) -> bool:
+        """See Sampler."""
+        return self.vary == "task" or all(low == high for low, high in (_span(self.way), _span(self.shot)))
+
     def sample(self, step: int, tasks: int) -> Episode:
         """The episodes step * tasks .. (step + 1) * tasks - 1.
 

@@ -12,6 +12,11 @@ __all__ = ["Sampler"]
 class Sampler(Protocol):
     """Episodes without state: the same step gives the same episodes, in any process and on any device."""
 
+    @property
+    def steady(self) -> bool:
+        """Whether the episodes of all steps have one shape; then those of several steps can be drawn as one batch."""
+        ...
+
     def sample(self, step: int, tasks: int) -> Episode:
         """The meta-batch of a step.
 

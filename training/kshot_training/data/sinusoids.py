@@ -53,6 +53,11 @@ class SinusoidSampler:
                 f"got shot {self.shot}, queries {self.queries}, seed {self.seed}"
             )
 
+    @property
+    def steady(self) -> bool:
+        """See Sampler."""
+        return True
+
     def sample(self, step: int, tasks: int) -> Episode:
         """The episodes step * tasks .. (step + 1) * tasks - 1.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from kshot_models.types import Episode, Learner, MetaParams, Params
+from kshot_models.types import Episode, Examples, Learner, MetaParams, Params
 
-__all__ = ["MetaGradient", "Metrics"]
+__all__ = ["MetaGradient", "Metrics", "Plan", "PlannedGradient"]
+
+Plan: TypeAlias = tuple[Tensor, ...]
 
 
 class Metrics(NamedTuple):
@@ -41,4 +43,28 @@ class MetaGradient(Protocol):
             way: Classes per episode, the same for the whole meta-batch.
             generator: The randomness of this outer step, seeded by the loop from (seed, step).
         """
+        ...
+
+
+@runtime_checkable
+class PlannedGradient(MetaGradient, Protocol):
+    """A meta-gradient that draws random numbers, and can draw them ahead of time: where no host is asked in between."""
+
+    def plan(self, learner: Learner, support: Examples, generator: torch.Generator) -> Plan:
+        """What the call would draw.
+
+        Args:
+            learner: What is meta-trained.
+            support: Of a meta-batch, with a leading tasks axis.
+            generator: As for the call.
+
+        Returns:
+            Tensors with a leading tasks axis, on the CPU.
+        """
+        ...
+
+    def follow(
+        self, learner: Learner, meta: MetaParams, episodes: Episode, plan: Plan, *, way: int
+    ) -> tuple[MetaParams, Metrics]:
+        """What the call returns where it draws `plan`."""
         ...

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -29,11 +30,12 @@ from kshot_models.learners import GradientLearner
 from kshot_models.losses import Loss, weighted_cross_entropy
 from kshot_models.types import Episode, Examples, Learner, MetaParams, Params
 from kshot_training.errors import RecipeError
-from kshot_training.meta_gradients.base import MetaGradient, Metrics
+from kshot_training.meta_gradients.base import Metrics, Plan, PlannedGradient
 from kshot_training.meta_gradients.counting import refuse_per_step
 from kshot_training.meta_gradients.first_order import first_order_form
 from kshot_training.meta_gradients.tasks import (
     Batching,
+    TaskMap,
     accuracy,
     batched_mean,
     mean_in_order,
@@ -41,10 +43,9 @@ from kshot_training.meta_gradients.tasks import (
     task_map,
 )
 
-__all__ = ["Direction", "Plan", "mini_batches", "plan_steps", "reptile"]
+__all__ = ["Direction", "mini_batches", "plan_steps", "reptile"]
 
 Direction = Literal["all", "last"]
-Plan = tuple[Tensor, ...]  # for each inner step the indices of its examples in the support set
 
 
 def reptile(
@@ -57,7 +58,7 @@ def reptile(
     chunk_size: int | None = None,
     loss: Loss = weighted_cross_entropy,
     workers: int = 1,
-) -> MetaGradient:
+) -> PlannedGradient:
     """Make the pseudo-gradient theta - mean_tasks phi_k, or mean_tasks (phi_{k-1} - phi_k).
 
     Args:
@@ -70,36 +71,64 @@ def reptile(
         loss: Of the metrics; the inner loop minimizes the learner's.
         workers: With "loop", so many tasks side by side, each on a thread.
     """
-    run = task_map(workers)
+    return _Reptile(batch, steps, direction, tail_shots, batching, chunk_size, loss, task_map(workers))
 
-    def meta_gradient(
-        learner: Learner, meta: MetaParams, episodes: Episode, *, way: int, generator: torch.Generator
+
+@dataclass(frozen=True)
+class _Reptile:
+    """See `reptile`."""
+
+    batch: int
+    steps: int | None
+    direction: Direction
+    tail_shots: int | None
+    batching: Batching
+    chunk_size: int | None
+    loss: Loss
+    run: TaskMap
+
+    def __call__(
+        self, learner: Learner, meta: MetaParams, episodes: Episode, *, way: int, generator: torch.Generator
     ) -> tuple[MetaParams, Metrics]:
-        if not isinstance(learner, GradientLearner):
-            raise RecipeError("meta_gradient.type = 'reptile' needs a gradient learner: others take no inner steps")
-        refuse_per_step(learner, "reptile")
-        tasks = split_tasks(episodes)
-        count = learner.steps if steps is None else steps
-        plans = [plan_steps(task.support, batch, count, generator, tail_shots=tail_shots) for task in tasks]
-        plain = first_order_form(learner)
+        device = episodes.support.targets.device
+        plan = self.plan(learner, episodes.support, generator)
+        return self.follow(learner, meta, episodes, tuple(step.to(device) for step in plan), way=way)
+
+    def plan(self, learner: Learner, support: Examples, generator: torch.Generator) -> Plan:
+        """See PlannedGradient."""
+        count = _checked(learner).steps if self.steps is None else self.steps
+        tasks = [Examples(*parts) for parts in zip(*(part.unbind() for part in support), strict=True)]
+        plans = [plan_steps(task, self.batch, count, generator, tail_shots=self.tail_shots) for task in tasks]
+        return tuple(torch.stack(step) for step in zip(*plans, strict=True))
+
+    def follow(
+        self, learner: Learner, meta: MetaParams, episodes: Episode, plan: Plan, *, way: int
+    ) -> tuple[MetaParams, Metrics]:
+        """See PlannedGradient."""
+        plain = first_order_form(_checked(learner))
         assert isinstance(plain, GradientLearner)
 
         def one(work: tuple[Episode, Plan]) -> tuple[tuple[Tensor, ...], Metrics]:
             with torch.no_grad():
-                return _one(plain, meta, *work, way=way, direction=direction, loss=loss)
+                return _one(plain, meta, *work, way=way, direction=self.direction, loss=self.loss)
 
-        if batching == "vmap":
-            together = tuple(torch.stack(step) for step in zip(*plans, strict=True))
-            return batched_mean(one, meta, (episodes, together), chunk_size)
-        return mean_in_order(meta, run(one, zip(tasks, plans, strict=True)))
+        if self.batching == "vmap":
+            return batched_mean(one, meta, (episodes, plan), self.chunk_size)
+        plans = zip(*(step.unbind() for step in plan), strict=True)
+        return mean_in_order(meta, self.run(one, zip(split_tasks(episodes), plans, strict=True)))
 
-    return meta_gradient
+
+def _checked(learner: Learner) -> GradientLearner:
+    if not isinstance(learner, GradientLearner):
+        raise RecipeError("meta_gradient.type = 'reptile' needs a gradient learner: others take no inner steps")
+    refuse_per_step(learner, "reptile")
+    return learner
 
 
 def plan_steps(
     support: Examples, batch: int, count: int, generator: torch.Generator, *, tail_shots: int | None = None
 ) -> Plan:
-    """Which examples each of `count` inner steps takes.
+    """Which examples each of `count` inner steps takes: for each, their indices in the support set, on the CPU.
 
     Args:
         support: of one task.
@@ -111,19 +140,18 @@ def plan_steps(
     Raises:
         RecipeError: the tail leaves nothing for the steps before it.
     """
-    device = support.targets.device
     if tail_shots is None:
-        batches = mini_batches(len(support.targets), batch, count, generator)
-        return tuple(indices.to(device) for indices in batches)
-    shuffled = torch.randperm(len(support.targets), generator=generator).to(device)
-    kept = shuffled[support.weights[shuffled] > 0]
-    classes = support.targets[kept]
+        return tuple(mini_batches(len(support.targets), batch, count, generator))
+    targets, weights = support.targets.cpu(), support.weights.cpu()
+    shuffled = torch.randperm(len(targets), generator=generator)
+    kept = shuffled[weights[shuffled] > 0]
+    classes = targets[kept]
     # How many of its class stand before an example: the first `tail_shots` of each class are the tail.
     earlier = (classes[:, None] == classes[None, :]).tril(-1).sum(1)
     tail, rest = kept[earlier < tail_shots], kept[earlier >= tail_shots]
     if not len(rest):
         raise RecipeError(f"meta_gradient.tail_shots = {tail_shots} leaves no examples: make episodes.shot larger")
-    return (*(rest[i.to(device)] for i in mini_batches(len(rest), batch, count - 1, generator)), tail)
+    return (*(rest[i] for i in mini_batches(len(rest), batch, count - 1, generator)), tail)
 
 
 def mini_batches(size: int, batch: int, count: int, generator: torch.Generator) -> Iterator[Tensor]:

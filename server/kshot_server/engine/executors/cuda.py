@@ -1,8 +1,9 @@
 """The GPU: many tasks as one batch, vmapped over the learner that one task uses.
 
 Tasks of one bucket are padded to one size: support and query rows with weight 0, classes without examples. Learners
-see to it that padding changes nothing. A session's parameters are kept as one row, so that a batch of sessions is
-gathered by one copy and a row can be freed by itself.
+see to it that padding changes nothing. Batches are filled up to certain numbers of tasks too, so that a batch of a
+known size can be played from a CUDA graph (graphs.py). A session's parameters are kept as one row, so that a batch of
+sessions is gathered by one copy and a row can be freed by itself.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from torch import Tensor
 from torch.func import vmap
 
 from kshot_models.costs import measure_costs
-from kshot_models.load import LoadedLearner, normalise
-from kshot_models.manifest import Limits
+from kshot_models.load import LoadedLearner, normalise_by, scale_of
+from kshot_models.manifest import InputSpec, Limits
 from kshot_models.tree import meta_map
 from kshot_models.types import Examples, Params
 from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
+from kshot_server.engine.executors.graphs import Graphs
 from kshot_server.engine.executors.results import DIVERGED, probabilities
 from kshot_server.engine.requests import Failed, Support
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CudaExecutor", "padded_size"]
 
+_MOST_TASKS = 1 << 16  # no limit: it is _BATCH_FLOPS that bounds a batch
 _BATCH_FLOPS = 5e11  # tens of milliseconds of a large GPU: some hundred adaptations
 
 Layout: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]  # name and shape of each parameter, in the order of the row
@@ -48,6 +51,8 @@ class CudaExecutor:
     def __init__(self, device: str = "cuda") -> None:
         self.device = device
         self.batch_flops = _BATCH_FLOPS
+        self._graphs = Graphs(device)
+        self._scales: dict[InputSpec, tuple[Tensor, Tensor]] = {}
 
     def enter_lane(self) -> None:
         """Nothing to do: kernels are launched from any thread."""
@@ -80,56 +85,77 @@ class CudaExecutor:
         limits = model.manifest.limits
         way = model.fixed_way or padded_size(max(support.way for support in supports), limits.max_way)
         rows = padded_size(max(len(support.inputs) for support in supports), limits.max_support)
+        tasks = padded_size(len(supports), _MOST_TASKS)
 
-        def adapt_one(inputs: Tensor, targets: Tensor, weights: Tensor) -> Params:
-            task: Params = model.learner.adapt(model.meta_params, Examples(inputs, targets, weights), way=way)
+        scale = self._scale(model)
+
+        def adapt_one(pixels: Tensor, targets: Tensor, weights: Tensor) -> Params:
+            examples = Examples(normalise_by(pixels, *scale), targets, weights)
+            task: Params = model.learner.adapt(model.meta_params, examples, way=way)
             return task
 
-        task = vmap(adapt_one)(
-            self._inputs(model, [support.inputs for support in supports], rows),
-            self._padded([support.targets for support in supports], rows),
-            self._padded([np.ones(len(support.targets), np.float32) for support in supports], rows),
+        def adapt_all(pixels: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Layout]:
+            task = vmap(adapt_one)(pixels, targets, weights)
+            layout = tuple((name, tuple(values.shape[1:])) for name, values in task.items())
+            flat = torch.cat([values.reshape(tasks, -1) for values in task.values()], dim=1)
+            return flat, flat.isfinite().all(1), layout  # (tasks, all parameters of a task), (tasks,)
+
+        given = (
+            self._padded([support.inputs for support in supports], tasks, rows),
+            self._padded([support.targets for support in supports], tasks, rows),
+            self._padded([np.ones(len(support.targets), np.float32) for support in supports], tasks, rows),
         )
-        layout: Layout = tuple((name, tuple(values.shape[1:])) for name, values in task.items())
-        flat = torch.cat(
-            [values.reshape(len(supports), -1) for values in task.values()], dim=1
-        )  # (tasks, all parameters of a task)
-        finite = flat.isfinite().all(1).tolist()
+        flat, finite, layout = self._graphs.run((model.digest, "adapt", way, *given[0].shape), adapt_all, given)
         # Rows are cloned: a view would keep the memory of the whole batch for as long as one session of it is cached.
         return [
             AdaptedWeights(row.clone(), support.way, layout, row.nbytes) if fine else DIVERGED
-            for row, support, fine in zip(flat, supports, finite, strict=True)
+            for row, support, fine in zip(flat, supports, finite.tolist(), strict=False)
         ]
 
     @torch.no_grad()
     def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
         """See Executor."""
         layout = cast("Layout", batch[0].weights.layout)  # that of all, or they would not share a bucket
-        task = _unflatten(torch.stack([queries.weights.values for queries in batch]), layout)
         rows = padded_size(max(len(queries.inputs) for queries in batch), model.manifest.limits.max_queries)
-        inputs = self._inputs(model, [queries.inputs for queries in batch], rows)
-        weights = self._padded([np.ones(len(queries.inputs), np.float32) for queries in batch], rows)
+        tasks = padded_size(len(batch), _MOST_TASKS)
 
-        def predict_one(task: Params, inputs: Tensor, weights: Tensor) -> Tensor:
+        scale = self._scale(model)
+
+        def predict_one(task: Params, pixels: Tensor, weights: Tensor) -> Tensor:
+            inputs = normalise_by(pixels, *scale)
             logits: Tensor = model.learner.predict(model.meta_params, task, inputs, weights)
             return logits
 
-        logits = vmap(predict_one)(task, inputs, weights).to("cpu", torch.float32).numpy()  # (tasks, rows, padded way)
+        def predict_all(flat: Tensor, pixels: Tensor, weights: Tensor) -> Tensor:
+            return vmap(predict_one)(_unflatten(flat, layout), pixels, weights).float()
+
+        fillers = [batch[0].weights.values] * (tasks - len(batch))
+        given = (
+            torch.stack([*(queries.weights.values for queries in batch), *fillers]),
+            self._padded([queries.inputs for queries in batch], tasks, rows),
+            self._padded([np.ones(len(queries.inputs), np.float32) for queries in batch], tasks, rows),
+        )
+        logits = self._graphs.run((model.digest, "predict", layout, *given[1].shape), predict_all, given)
         temperature = model.manifest.calibration.temperature
         return [
             probabilities(one[: len(queries.inputs), : queries.weights.way], temperature)
-            for one, queries in zip(logits, batch, strict=True)
+            for one, queries in zip(logits.cpu().numpy(), batch, strict=False)  # (tasks, rows, padded way)
         ]
 
-    def _inputs(self, model: ServedModel, pixels: Sequence[NDArray[np.uint8]], rows: int) -> Tensor:
-        return normalise(self._padded(pixels, rows), model.manifest.input)
+    def _scale(self, model: ServedModel) -> tuple[Tensor, Tensor]:
+        """Of the model's inputs; copied to the device once, as a graph may not."""
+        spec = model.manifest.input
+        if spec not in self._scales:
+            self._scales[spec] = scale_of(spec, self.device)
+        return self._scales[spec]
 
-    def _padded(self, arrays: Sequence[NDArray[np.generic]], rows: int) -> Tensor:
-        """Arrays (n, ...) of different n -> one tensor (tasks, rows, ...), zero behind each."""
-        padded = np.zeros((len(arrays), rows, *arrays[0].shape[1:]), arrays[0].dtype)
-        for to, array in zip(padded, arrays, strict=True):
+    def _padded(self, arrays: Sequence[NDArray[np.generic]], tasks: int, rows: int) -> Tensor:
+        """Arrays (n, ...) of different n -> one (tasks, rows, ...), zero behind each, where a GPU can fetch it."""
+        shape, dtype = (tasks, rows, *arrays[0].shape[1:]), torch.from_numpy(arrays[0][:0]).dtype
+        padded = torch.zeros(shape, dtype=dtype, pin_memory=self.device != "cpu")
+        for to, array in zip(padded.numpy(), arrays, strict=False):
             to[: len(array)] = array
-        return torch.from_numpy(padded).to(self.device)
+        return padded
 
 
 def padded_size(size: int, limit: int) -> int:

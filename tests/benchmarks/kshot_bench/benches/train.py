@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -23,9 +24,11 @@ from kshot_bench.peers.table import ADAPTING, require
 from kshot_bench.tasks import draw_tasks, episode_of, learner_of, learner_spec, stacked
 from kshot_bench.threads import with_threads
 from kshot_bench.work import Cost, Work, meta_gradient_cost
+from kshot_models.batched import tf32_products
 from kshot_models.tree import meta_map
-from kshot_models.types import Episode, Params
+from kshot_models.types import Episode, Examples, Params
 from kshot_training.build import laid_out
+from kshot_training.cuda_graph import captured
 from kshot_training.meta_gradients import through_adaptation
 from kshot_training.process import prepare_process
 
@@ -55,8 +58,8 @@ def train(work: Work, options: Options, *, tasks: int) -> Contest:
     """
     require(ADAPTING)
     prepare_process()  # as `kshot train` does; peers that run in this process have it too
-    gradient = _ours(work, options)
-    apart = _differences(work, gradient, options.device)
+    apart = _differences(work, _ours(work, options, tf32=False), options.device)
+    gradient = _ours(work, options, tf32=True)
     with Crew(options.workers) as crew:
 
         def job(name: str) -> Callable[[int], Job]:
@@ -69,7 +72,7 @@ def train(work: Work, options: Options, *, tasks: int) -> Contest:
     return Contest(rows, contest.floor, contest.noise, contest.peers)
 
 
-def _ours(work: Work, options: Options) -> Gradient:
+def _ours(work: Work, options: Options, *, tf32: bool) -> Gradient:
     learner, meta = learner_of(work, learner_spec(work, norm="transductive"))
     meta = meta_map(lambda value: laid_out(value.to(options.device)), meta)
     if options.device == "cpu":
@@ -81,7 +84,37 @@ def _ours(work: Work, options: Options) -> Gradient:
     def gradient(episodes: Episode) -> Params:
         return meta_gradient(learner, meta, episodes, way=work.way, generator=generator)[0].init
 
-    return gradient
+    return gradient if options.device == "cpu" else _Captured(gradient, tf32_products if tf32 else nullcontext)
+
+
+class _Captured:
+    """The gradient from a CUDA graph, as `kshot train` takes it on a GPU; one graph for each size of a meta-batch."""
+
+    def __init__(self, gradient: Gradient, products: Callable[[], AbstractContextManager[None]]) -> None:
+        self.gradient, self.products = gradient, products
+        self.graphs: dict[torch.Size, tuple[list[torch.Tensor], Params, Callable[[], None]]] = {}
+
+    def __call__(self, episodes: Episode) -> Params:
+        tensors = [tensor for examples in episodes for tensor in examples]
+        size = tensors[0].shape
+        if size not in self.graphs:
+            self.graphs[size] = self._capture(tensors)
+        kept, found, play = self.graphs[size]
+        for own, new in zip(kept, tensors, strict=True):
+            own.copy_(new)
+        play()
+        return found
+
+    def _capture(self, tensors: list[torch.Tensor]) -> tuple[list[torch.Tensor], Params, Callable[[], None]]:
+        kept = [tensor.clone() for tensor in tensors]
+        found: Params = {}
+        episodes = Episode(Examples(*kept[:3]), Examples(*kept[3:]))
+
+        def program() -> None:
+            with self.products():
+                found.update(self.gradient(episodes))
+
+        return kept, found, captured(program, kept[0].device, restore=found.clear)
 
 
 def _side(work: Work, gradient: Gradient, tasks: int, options: Options) -> Side:
@@ -112,7 +145,9 @@ def _differences(work: Work, gradient: Gradient, device: str) -> dict[str, float
     for name in ADAPTING:
         peer, episodes = peer_and_episodes(name, work, device)
         some = list(episodes[:_COMPARED])
-        ours, theirs = gradient(stacked(some)), peer.meta_gradient(some)
+        # Rounded to TF32, five steps of an untrained network amplify what is the same to what looks different.
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            ours, theirs = gradient(stacked(some)), peer.meta_gradient(some)
         apart = _norm({key: ours[key] - theirs[key] for key in theirs}) / _norm(theirs)
         if not apart <= _TOLERANCE:
             raise Disagreement(f"the meta-gradients of kshot and {name} differ by {apart:.3g} of their norm")
