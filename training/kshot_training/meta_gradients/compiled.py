@@ -4,8 +4,9 @@
     every other call                  program(meta-parameters, episodes)
 
 A step of MAML on sine waves is some 400 operations on tensors of a few kilobytes; differentiating twice inside vmap
-spends ten times their cost on bookkeeping. The trace has none of it: gradients are operations like others in it.
-Compiling takes up to a minute and a C++ compiler (on CUDA, Triton), once for each way and size of episodes.
+costs far more in bookkeeping. The trace has none of it: gradients are operations like others in it.
+Compiling takes as long as thousands of steps, and a C++ compiler (on CUDA, Triton): once for each way and size of
+episodes.
 """
 
 from __future__ import annotations
