@@ -16,7 +16,8 @@ from kshot_models.tree import meta_map
 from kshot_models.types import Episode, Learner, MetaParams
 from kshot_training import schedules
 from kshot_training.meta_gradient_sections import Imaml, Joint, Reptile, ThroughAdaptation
-from kshot_training.meta_gradients import MetaGradient, imaml, joint, reptile, through_adaptation
+from kshot_training.meta_gradients import MetaGradient, compiled, imaml, joint, reptile, through_adaptation
+from kshot_training.meta_gradients.all_classes import with_classifier
 from kshot_training.meta_gradients.reptile import plan_steps
 from kshot_training.meta_gradients.tasks import split_tasks
 from kshot_training.outer_loop import Clipping, MetaGradientSchedule, OuterState, always, start
@@ -29,9 +30,20 @@ def build_loss(spec: LearnerSpec) -> Loss:
     return mean_squared_error if spec.type == "gradient_regression" else weighted_cross_entropy
 
 
-def fresh_meta(learner: Learner, *, seed: int, device: str | torch.device = "cpu") -> MetaParams:
-    """New meta-parameters for training on `device`."""
-    return meta_map(lambda t: laid_out(t.to(device)), learner.init(torch.Generator().manual_seed(seed)))
+def fresh_meta(
+    learner: Learner, *, seed: int, device: str | torch.device = "cpu", classes: int | None = None
+) -> MetaParams:
+    """New meta-parameters for training on `device`, with a classifier of all `classes` if they are given."""
+    generator = torch.Generator().manual_seed(seed)
+    meta = learner.init(generator)
+    if classes is not None:
+        meta = with_classifier(meta, learner, classes, generator)
+    return meta_map(lambda t: laid_out(t.to(device)), meta)
+
+
+def joint_classes(recipe: Recipe) -> int | None:
+    """How many classes the recipe's joint training tells apart at once; None where it does not."""
+    return recipe.meta_gradient.classes if isinstance(recipe.meta_gradient, Joint) else None
 
 
 def laid_out(tensor: Tensor) -> Tensor:
@@ -62,7 +74,7 @@ def skip_draws(recipe: Recipe) -> Callable[[Episode, torch.Generator, int], None
 def _through_adaptation(section: ThroughAdaptation, learner: LearnerSpec, workers: int) -> MetaGradientSchedule:
     @lru_cache(maxsize=1)  # it changes rarely, and only forwards
     def gradient(*, first_order: bool, step_weights: tuple[float, ...] | None) -> MetaGradient:
-        return through_adaptation(
+        plain = through_adaptation(
             first_order=first_order,
             step_weights=step_weights,
             norm_momentum=section.norm_momentum,
@@ -72,6 +84,7 @@ def _through_adaptation(section: ThroughAdaptation, learner: LearnerSpec, worker
             workers=workers,
             loss=build_loss(learner),
         )
+        return compiled(plain) if section.compile else plain
 
     annealed = schedules.multi_step_weights(
         inner_steps=max(learner.steps, 1), until=section.multi_step_until, epoch=section.multi_step_epoch
@@ -115,8 +128,9 @@ def _reptile(section: Reptile, learner: LearnerSpec, workers: int) -> MetaGradie
 
 
 def _joint(section: Joint, learner: LearnerSpec, workers: int) -> MetaGradientSchedule:
-    del section
-    return always(joint(loss=build_loss(learner), workers=workers))
+    return always(
+        joint(batching=section.batching, chunk_size=section.chunk_size, loss=build_loss(learner), workers=workers)
+    )
 
 
 # By the `type` of the section in meta_gradient_sections.py. A new meta-gradient is a section there and a row here.
@@ -170,6 +184,7 @@ __all__ = [
     "build_schedule",
     "build_state",
     "fresh_meta",
+    "joint_classes",
     "laid_out",
     "skip_draws",
 ]

@@ -22,6 +22,7 @@ from kshot_models.registry import build_learner
 from kshot_models.types import Learner, MetaParams
 from kshot_training.calibration import fit_temperature
 from kshot_training.evaluate import answer_episodes, evaluate
+from kshot_training.meta_gradients.all_classes import without_classifier
 from kshot_training.outer_loop import Sample
 from kshot_training.recipe import MeasureSection, Recipe, Setting
 
@@ -141,7 +142,8 @@ def export(
         ),
     )
     target = folder / section.name / section.version
-    arrays = {name: tensor.cpu().contiguous().numpy() for name, tensor in meta_to_arrays(meta).items()}
+    served = without_classifier(meta)
+    arrays = {name: tensor.cpu().contiguous().numpy() for name, tensor in meta_to_arrays(served).items()}
     save_artifact(target, manifest, arrays)
     return target
 

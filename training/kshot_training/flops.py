@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kshot_models.tree import meta_map
 from kshot_models.types import Episode, Examples
-from kshot_training.build import build_learner, build_meta_gradient
+from kshot_training.build import build_learner, build_meta_gradient, fresh_meta, joint_classes
+from kshot_training.meta_gradient_sections import ThroughAdaptation
 from kshot_training.recipe import Recipe
 from kshot_training.sections import Span
 
@@ -31,7 +31,7 @@ def meta_device_step(recipe: Recipe) -> None:
     It also shows that the recipe computes on one device: a tensor made on the CPU in passing would be refused.
     """
     learner = build_learner(recipe.learner, recipe.input)
-    meta = meta_map(lambda t: t.to("meta"), learner.init(torch.Generator().manual_seed(0)))
+    meta = fresh_meta(learner, seed=0, device="meta", classes=joint_classes(recipe))
     way, shot = _largest(recipe.episodes.way), _largest(recipe.episodes.shot)
     regression = recipe.learner.type == "gradient_regression"
     spec = recipe.input
@@ -46,8 +46,15 @@ def meta_device_step(recipe: Recipe) -> None:
         )
 
     episodes = Episode(examples(way * shot), examples(way * recipe.episodes.queries))
-    gradient_of = build_meta_gradient(recipe)(0)
+    gradient_of = build_meta_gradient(_uncompiled(recipe))(0)
     gradient_of(learner, meta, episodes, way=way, generator=torch.Generator().manual_seed(0))
+
+
+def _uncompiled(recipe: Recipe) -> Recipe:
+    section = recipe.meta_gradient
+    if not isinstance(section, ThroughAdaptation):
+        return recipe
+    return recipe.model_copy(update={"meta_gradient": section.model_copy(update={"compile": False})})
 
 
 def _largest(span: Span) -> int:

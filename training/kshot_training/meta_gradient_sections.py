@@ -27,6 +27,13 @@ class ThroughAdaptation(Section):
     recompute: Annotated[int, Field(ge=0)] | None = None  # inner steps per segment that is computed again; 0: sqrt
     batching: Literal["loop", "vmap"] = "loop"
     chunk_size: Positive | None = None
+    compile: bool = False  # for tiny networks; see meta_gradients/compiled.py
+
+    @model_validator(mode="after")
+    def _compiled_together(self) -> ThroughAdaptation:
+        if self.compile and self.batching != "vmap":
+            raise ValueError("`compile` takes the tasks as one computation: batching = 'vmap'")
+        return self
 
     @model_validator(mode="after")
     def _recomputed_one_by_one(self) -> ThroughAdaptation:
@@ -81,3 +88,6 @@ class Joint(Section):
     """No adaptation while training: the baseline of fine-tuning; see meta_gradients/joint.py."""
 
     type: Literal["joint"]
+    classes: Positive | None = None  # of images: how many there are to train on; one classifier learns them all
+    batching: Literal["loop", "vmap"] = "loop"
+    chunk_size: Positive | None = None

@@ -7,7 +7,6 @@ A run whose rows are all there is done. One that was stopped goes on from its ch
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import Any
 
 from kshot_models.learners import GradientLearner
 from kshot_models.manifest import Measured
-from kshot_training.build import build_loss
-from kshot_training.evaluate import evaluate
 from kshot_training.finish import finish
 from kshot_training.recipe import Recipe, Setting
+from kshot_training.regression import errors_by_steps
 from kshot_training.reproductions import Figure, Run
 from kshot_training.results import Row, hardware, read_rows, record
 from kshot_training.sampling import Place, recipe_episodes
@@ -107,20 +105,17 @@ def _regression_row(
     assert recipe.measure is not None
     assert isinstance(trained.learner, GradientLearner)
     sample = episodes.test[Setting(way=figure.way, shot=figure.shot)]
-    by_steps = {
-        steps: evaluate(
-            dataclasses.replace(trained.learner, steps=steps),
-            trained.meta,
-            sample,
-            episodes=recipe.measure.episodes,
-            loss=build_loss(recipe.learner),
-        )
-        for steps in sorted({*INNER_STEPS, recipe.learner.steps})
-    }
+    by_steps = errors_by_steps(
+        trained.learner,
+        trained.meta,
+        sample,
+        episodes=recipe.measure.episodes,
+        steps=sorted({*INNER_STEPS, recipe.learner.steps}),
+    )
     own = by_steps[recipe.learner.steps]
     # A run may diverge when it takes many more steps than it was trained for; JSON has no infinity.
-    finite = {str(steps): round(seen.loss, 6) for steps, seen in by_steps.items() if math.isfinite(seen.loss)}
-    seen = {"mse": round(own.loss, 6), "mse_ci95": round(own.loss_ci95, 6), "mse_by_steps": finite}
+    finite = {str(steps): round(seen.mse, 6) for steps, seen in by_steps.items() if math.isfinite(seen.mse)}
+    seen = {"mse": round(own.mse, 6), "mse_ci95": round(own.ci95, 6), "mse_by_steps": finite}
     return _empty_row(run, recipe, figure, recipe.learner.norm).model_copy(update=seen | ran)
 
 

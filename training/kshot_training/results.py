@@ -46,6 +46,32 @@ FIGURES = """
 Expected meta-gradients of k gradients with a small inner rate, as two terms of a series (Nichol et al., 2018,
 arXiv:1803.02999, section 5): lines are the theory, points are measured in double precision.
 `python -m kshot_training.average_gradients training/results/figures` measures and draws.
+
+## What the implicit gradient is worth, and what it costs
+
+![Error of meta-gradients](training/results/figures/implicit-error.png)
+
+Relative to the exact implicit gradient, by a dense solve in double precision (Rajeswaran et al., 2019,
+arXiv:1909.04630, section 5): a sine wave on a tanh network. MAML differentiates through the same inner steps.
+`python -m kshot_training.implicit_error training/results/figures` measures and draws.
+
+![Memory of meta-gradients](training/results/figures/adaptation-memory.png)
+
+The most bytes of tensors alive at once in the meta-gradient of one 5-way 1-shot task on Conv4, by the number of inner
+steps. `python -m kshot_training.adaptation_memory training/results/figures` counts and draws.
+"""
+
+ERRORS = """
+Mean squared error on the queries of waves with an amplitude from 0.1 to 5, a phase from 0 to pi and a frequency from
+0.8 to 1.2, as in the table that is published. `error` is after the inner steps of the recipe: one, 32 of Reptile;
+published figures are after one. The other columns may take more steps than was trained for, and some waves diverge.
+"""
+
+WAVES = """
+![One sine wave, adapted to](training/results/figures/sine-adapted.png)
+
+One wave that none of the models was trained on, and their answers along the inner steps, from the artifacts of the runs
+above. `python -m kshot_training.sine_figure runs training/results/figures` adapts and draws.
 """
 
 _OF_SOME_ROWS = frozenset({"over_http", "same_label", "mse", "mse_ci95", "mse_by_steps", "published_mse"})
@@ -148,7 +174,7 @@ def _section(data: str, rows: list[Row]) -> str:
     plain = [row for row in rows if row not in served and row not in errors]
     text = f"\n## {data}\n"
     text += _accuracies(plain) if plain else ""
-    text += _errors(errors) if errors else ""
+    text += _errors(errors) + WAVES if errors else ""
     return text + (_served(served) if served else "")
 
 
@@ -169,7 +195,7 @@ def _accuracies(rows: list[Row]) -> str:
 def _errors(rows: list[Row]) -> str:
     steps = sorted({int(step) for row in rows for step in row.mse_by_steps or {}})
     lines = [
-        "\nMean squared error on the queries; published figures are after one step.\n",
+        ERRORS,
         "| shot | algorithm | error | published | "
         + "".join(f"{n} steps | " for n in steps)
         + "episodes | seed | time | command |",
@@ -180,7 +206,8 @@ def _errors(rows: list[Row]) -> str:
         error = "" if row.mse is None else f"{row.mse:.3f} ± {row.mse_ci95 or 0:.3f}"
         cells = [str(row.shot), row.algorithm, error, "" if row.published_mse is None else f"{row.published_mse:.2f}"]
         by_steps = row.mse_by_steps or {}
-        cells += [f"{by_steps[str(n)]:.3f}" if str(n) in by_steps else "" for n in steps]
+        missing = "diverged" if row.measured else ""
+        cells += [f"{by_steps[str(n)]:.3f}" if str(n) in by_steps else missing for n in steps]
         cells += [f"{row.episodes:,}", str(row.seed), _trained(row), f"`{row.command}`"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

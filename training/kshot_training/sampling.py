@@ -13,9 +13,20 @@ from typing import NamedTuple
 import torch
 
 from kshot_models.manifest import InputSpec
-from kshot_training.data import Affine, EpisodeSampler, ImageClasses, Sampler, SinusoidSampler, load_classes
+from kshot_training.build import joint_classes
+from kshot_training.data import (
+    Affine,
+    EpisodeSampler,
+    ImageClasses,
+    NumberedClasses,
+    Sampler,
+    SinusoidSampler,
+    load_classes,
+    sinusoid_frequency,
+)
+from kshot_training.errors import RecipeError
 from kshot_training.outer_loop import MetaBatch, Sample
-from kshot_training.recipe import DataSection, EpisodesSection, Recipe, Setting
+from kshot_training.recipe import DataSection, Recipe, Setting
 from kshot_training.training_run import Episodes
 
 __all__ = ["SINUSOIDS", "Place", "SampledBatches", "batches", "recipe_episodes", "setting_episodes"]
@@ -45,7 +56,7 @@ def recipe_episodes(recipe: Recipe, place: Place = Place()) -> Episodes:  # noqa
     """
     data = recipe.data
     validation, measure = recipe.validation, recipe.measure
-    train = _training(data, recipe.episodes, recipe.input, seed=recipe.seed, place=place)
+    train = _training(recipe, place)
     return Episodes(
         train=batches(train, recipe.episodes.tasks),
         validation={}
@@ -96,7 +107,7 @@ def setting_episodes(
     """
     at_once = _EVALUATION_BATCH[torch.device(place.device).type]
     if data.source == SINUSOIDS:
-        return {s: batches(_sinusoids(s.shot, queries, seed, place.device), at_once) for s in settings}
+        return {s: batches(_sinusoids(data, s.shot, queries, seed, place.device), at_once) for s in settings}
     classes = _classes(data, spec, split=split, place=place)
     return {s: batches(EpisodeSampler(classes, s.way, s.shot, queries, seed=seed), at_once) for s in settings}
 
@@ -127,13 +138,15 @@ def batches(sampler: Sampler, tasks: int) -> SampledBatches:
     return SampledBatches(sampler, tasks)
 
 
-def _training(data: DataSection, section: EpisodesSection, spec: InputSpec, *, seed: int, place: Place) -> Sampler:
+def _training(recipe: Recipe, place: Place) -> Sampler:
+    data, section, seed = recipe.data, recipe.episodes, recipe.seed
+    classes = joint_classes(recipe)
     if data.source == SINUSOIDS:
         shot = section.shot if isinstance(section.shot, int) else section.shot[1]
-        return _sinusoids(shot, section.queries, seed, place.device)
+        return _sinusoids(data, shot, section.queries, seed, place.device)
     augment = None if section.augment is None else Affine(**section.augment.model_dump())
-    return EpisodeSampler(
-        _classes(data, spec, split=section.split, place=place),
+    sampler = EpisodeSampler(
+        _classes(data, recipe.input, split=section.split, place=place),
         section.way,
         section.shot,
         section.queries,
@@ -141,10 +154,19 @@ def _training(data: DataSection, section: EpisodesSection, spec: InputSpec, *, s
         augment=augment,
         vary=section.vary,
     )
+    if classes is None:
+        return sampler
+    if classes != sampler.classes.num_classes:
+        raise RecipeError(
+            f"meta_gradient.classes is {classes}, but {data.source} has {sampler.classes.num_classes} to train on, "
+            "rotations counted: give that number"
+        )
+    return NumberedClasses(sampler)
 
 
-def _sinusoids(shot: int, queries: int, seed: int, device: str) -> Sampler:
-    return SinusoidSampler(shot=shot, queries=queries, seed=seed, device=device)
+def _sinusoids(data: DataSection, shot: int, queries: int, seed: int, device: str) -> Sampler:
+    frequency = sinusoid_frequency(data.options)
+    return SinusoidSampler(shot=shot, queries=queries, seed=seed, frequency=frequency, device=device)
 
 
 def _classes(data: DataSection, spec: InputSpec, *, split: str, place: Place) -> ImageClasses:

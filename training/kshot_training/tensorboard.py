@@ -11,6 +11,8 @@ from kshot_training.outer_loop import StepMetrics
 
 __all__ = ["TensorBoard"]
 
+_EVERY = 10  # outer steps: a curve needs no more, and of a step that takes a millisecond writing it is a good part
+
 
 class TensorBoard:
     """Writes training and validation scalars by outer step."""
@@ -20,7 +22,9 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def step(self, metrics: StepMetrics) -> None:
-        """Write one outer step."""
+        """Write one outer step, of every ten."""
+        if metrics.step % _EVERY:
+            return
         values = metrics._asdict()
         step, diagnostics = values.pop("step"), values.pop("diagnostics")
         for name, value in {**values, **diagnostics}.items():

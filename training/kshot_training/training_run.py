@@ -106,7 +106,7 @@ def train(
         TrainingError: See errors.py. After a NonFiniteError the last checkpoint is as it was.
     """
     learner = build.build_learner(recipe.learner, recipe.input)
-    meta = build.fresh_meta(learner, seed=recipe.seed, device=device)
+    meta = build.fresh_meta(learner, seed=recipe.seed, device=device, classes=build.joint_classes(recipe))
     checkpoint = load_newest(folder / "checkpoints", recipe_digest=recipe.digest) if resume else None
     notes = [] if checkpoint or recipe.init_from is None else [_warm_start_note(meta, recipe.init_from)]
     state = build.build_state(meta, recipe.outer)

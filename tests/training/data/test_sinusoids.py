@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from kshot_training.data import Sampler, SinusoidSampler
-from kshot_training.data.errors import EpisodeImpossible
+from kshot_training.data import Sampler, SinusoidSampler, sinusoid_frequency
+from kshot_training.data.errors import EpisodeImpossible, OptionInvalid
 
 
 def fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -54,3 +54,30 @@ def test_a_step_is_a_function_of_seed_and_number() -> None:
 def test_impossible_sizes() -> None:
     with pytest.raises(EpisodeImpossible, match="shot 0"):
         SinusoidSampler(shot=0, queries=1)
+
+
+def test_frequencies_are_drawn_from_their_range() -> None:
+    support, _ = SinusoidSampler(shot=12, queries=1, frequency=(0.8, 1.2), dtype=torch.float64).sample(0, 200)
+    grid = np.linspace(0.7, 1.3, 601)
+    found = []
+    for task in range(200):
+        x, y = support.inputs[task, :, 0].numpy(), support.targets[task].numpy()
+        # Of the right frequency, sine and cosine leave nothing of the points.
+        waves = np.stack([np.sin(grid[:, None] * x), np.cos(grid[:, None] * x)], axis=2)  # (grid, points, 2)
+        rest = y - (waves @ (np.linalg.pinv(waves) @ y[:, None]))[..., 0]
+        found.append(grid[np.square(rest).sum(1).argmin()])
+        assert np.square(rest).sum(1).min() < 1e-3 * np.square(y).sum()
+    assert min(found) >= 0.799
+    assert max(found) <= 1.201
+    assert np.mean(found) == pytest.approx(1.0, abs=4 * 0.4 / math.sqrt(12 * 200))
+    assert np.std(found) == pytest.approx(0.4 / math.sqrt(12), rel=0.15)
+
+
+def test_options() -> None:
+    assert sinusoid_frequency({}) == (1.0, 1.0)
+    assert sinusoid_frequency({"frequency": [1, 1.5]}) == (1.0, 1.5)
+    with pytest.raises(OptionInvalid, match="got amplitude"):
+        sinusoid_frequency({"amplitude": [1.0, 2.0]})
+    for wrong in (1.0, [1.0], [1.2, 0.8], [0.0, 1.0], [True, 2.0], ["1", 2.0], [1.0, math.inf]):
+        with pytest.raises(OptionInvalid, match="0 < low <= high"):
+            sinusoid_frequency({"frequency": wrong})

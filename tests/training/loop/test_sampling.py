@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 
+from kshot_training.errors import RecipeError
 from kshot_training.recipe import Recipe, Setting
 from kshot_training.sampling import Place, recipe_episodes
 
@@ -59,3 +61,23 @@ def test_sinusoids(make_recipe: Make) -> None:
     assert batch.way == 1
     assert batch.episodes.query.targets.is_floating_point()
     assert episodes.validation[Setting(way=1, shot=4)](0).episodes.support.inputs.shape == (4, 4, 1)
+
+
+def test_waves_of_the_frequencies_that_a_recipe_asks_for(make_recipe: Make) -> None:
+    setting = {"validation.settings": [{"way": 1, "shot": 4}]}
+    plain = make_recipe(**{"data": {"source": "sinusoids"}, **setting})
+    other = make_recipe(**{"data": {"source": "sinusoids", "options": {"frequency": [0.8, 1.2]}}, **setting})
+    same, drawn = (recipe_episodes(recipe).train(0).episodes.support for recipe in (plain, other))
+    assert torch.equal(same.inputs, drawn.inputs)
+    assert not torch.equal(same.targets, drawn.targets)
+
+
+def test_joint_training_numbers_the_classes(make_recipe: Make, place: Place) -> None:
+    joint = {"type": "joint", "classes": 12}
+    batch = recipe_episodes(make_recipe(meta_gradient=joint), place).train(0)
+    assert batch.way == 12
+    assert batch.episodes.query.targets.shape == (2, 6)
+    assert batch.episodes.query.targets.max() >= 3
+    assert recipe_episodes(make_recipe(), place).train(0).way == 3
+    with pytest.raises(RecipeError, match="classes is 11, but glyphs:classes=12,drawings=6 has 12"):
+        recipe_episodes(make_recipe(meta_gradient={**joint, "classes": 11}), place)

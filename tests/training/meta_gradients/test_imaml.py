@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from kshot_models.heads import linear
 from kshot_models.inner import chain, newton_cg, proximal, sgd
@@ -20,6 +20,7 @@ from kshot_models.networks import Network
 from kshot_models.types import Episode, Examples, MetaParams, Params
 from kshot_training.errors import RecipeError
 from kshot_training.meta_gradients import MetaGradient, Metrics, imaml, through_adaptation
+from kshot_training.peak_bytes import peak_bytes
 
 WAY, STRENGTH = 3, 4.0
 INPUT = InputSpec(height=3, width=3, channels=1, mean=(0.5,), std=(0.5,))
@@ -198,27 +199,14 @@ def test_rates_do_not_move_the_minimum_and_nothing_is_changed(make_case: MakeCas
         assert not tensor.requires_grad
 
 
-def peak_bytes(gradient: MetaGradient, learner: Any, meta: MetaParams, episodes: Episode) -> int:
-    """The most bytes of tensors alive at once, as the allocator counts them: the same on every machine and run."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run(gradient, learner, meta, episodes)
-    assert profiler.profiler is not None
-    events = profiler.profiler.kineto_results.events()
-    changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
-    alive = peak = 0
-    for _, change in sorted(changes, key=lambda pair: pair[0]):
-        alive += change
-        peak = max(peak, alive)
-    return peak
-
-
 def test_memory_is_flat_in_the_inner_steps(make_case: MakeCase, make_episodes: MakeCase) -> None:
     episodes = make_episodes(tasks=1, way=WAY, size=3)
     peaks = {}
     for steps in (10, 100):
         learner, meta = make_case(network=MLP, norm="none", inner=descent(), steps=steps, input_spec=INPUT)
         peaks[steps] = [
-            peak_bytes(gradient, learner, meta, episodes) for gradient in (imaml(strength=4.0), through_adaptation())
+            peak_bytes(partial(run, gradient, learner, meta, episodes))
+            for gradient in (imaml(strength=4.0), through_adaptation())
         ]
     assert peaks[100][0] <= 1.05 * peaks[10][0]
     assert peaks[100][1] > 5 * peaks[10][1]

@@ -8,8 +8,9 @@ from kshot_training.data.augment import Affine
 from kshot_training.data.dataset import ImageClasses
 from kshot_training.data.episodes import EpisodeIndices, EpisodeSampler, Slots
 from kshot_training.data.errors import DataError
+from kshot_training.data.numbered import NumberedClasses
 from kshot_training.data.sampler import Sampler
-from kshot_training.data.sinusoids import SinusoidSampler
+from kshot_training.data.sinusoids import SinusoidSampler, sinusoid_frequency
 from kshot_training.data.source import SOURCES, load_classes
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "EpisodeIndices",
     "EpisodeSampler",
     "ImageClasses",
+    "NumberedClasses",
     "Sampler",
     "SinusoidSampler",
     "Slots",
     "load_classes",
+    "sinusoid_frequency",
 ]

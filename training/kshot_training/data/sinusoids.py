@@ -1,16 +1,18 @@
 """Sine waves to regress from a few points.
 
-    task    amplitude A ~ U[0.1, 5], phase p ~ U[0, pi]
-    point   x ~ U[-5, 5], target A sin(x - p)
+    task    amplitude A ~ U[0.1, 5], frequency w ~ U[range], phase p ~ U[0, pi]
+    point   x ~ U[-5, 5], target A sin(w x - p)
 
-Reference: Finn et al., "Model-agnostic meta-learning for fast adaptation of deep networks", 2017, arXiv:1703.03400,
-section 5.1; the sign of the phase is that of the authors' code.
+References: Finn et al., "Model-agnostic meta-learning for fast adaptation of deep networks", 2017, arXiv:1703.03400,
+section 5.1, where all waves have the frequency 1; the sign of the phase is that of the authors' code. Li et al.,
+"Meta-SGD", 2017, arXiv:1707.09835, draw the frequency from [0.8, 1.2].
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -18,9 +20,9 @@ from numpy.typing import NDArray
 
 from kshot_models.types import Episode, Examples
 from kshot_training.data.draws import uniforms
-from kshot_training.data.errors import EpisodeImpossible
+from kshot_training.data.errors import EpisodeImpossible, OptionInvalid
 
-__all__ = ["SinusoidSampler"]
+__all__ = ["SinusoidSampler", "sinusoid_frequency"]
 
 _EPISODES = 1  # the stream of draws
 
@@ -33,6 +35,7 @@ class SinusoidSampler:
         shot: support points.
         queries: query points.
         seed: from 0; other seeds give unrelated tasks.
+        frequency: lowest and highest angular frequency, radians per unit of x.
         dtype: of inputs, targets and weights.
         device: where they go.
 
@@ -43,6 +46,7 @@ class SinusoidSampler:
     shot: int
     queries: int
     seed: int = 0
+    frequency: tuple[float, float] = (1.0, 1.0)
     dtype: torch.dtype = torch.float32
     device: str | torch.device = "cpu"
 
@@ -64,10 +68,12 @@ class SinusoidSampler:
         Returns:
             inputs (tasks, n, 1), targets (tasks, n) float, weights (tasks, n) of ones.
         """
-        draws = uniforms(self.seed, _EPISODES, first=step * tasks, count=tasks, width=2 + self.shot + self.queries)
+        draws = uniforms(self.seed, _EPISODES, first=step * tasks, count=tasks, width=3 + self.shot + self.queries)
+        low, high = self.frequency
         amplitude, phase = 0.1 + 4.9 * draws[:, :1], math.pi * draws[:, 1:2]
-        points = -5.0 + 10.0 * draws[:, 2:]
-        targets = amplitude * np.sin(points - phase)
+        frequency = low + (high - low) * draws[:, 2:3]
+        points = -5.0 + 10.0 * draws[:, 3:]
+        targets = amplitude * np.sin(frequency * points - phase)
         return Episode(
             self._examples(points[:, : self.shot], targets[:, : self.shot]),
             self._examples(points[:, self.shot :], targets[:, self.shot :]),
@@ -80,3 +86,20 @@ class SinusoidSampler:
     def _examples(self, points: NDArray[np.float64], targets: NDArray[np.float64]) -> Examples:
         inputs, values = (torch.from_numpy(part).to(self.device, self.dtype) for part in (points, targets))
         return Examples(inputs[..., None], values, torch.ones_like(values))
+
+
+def sinusoid_frequency(options: Mapping[str, object]) -> tuple[float, float]:
+    """The range of frequencies that a recipe's `data.options` ask for; without any, 1 for all waves.
+
+    Raises:
+        OptionInvalid: another option than `frequency`, or no pair of numbers 0 < low <= high.
+    """
+    unknown = sorted(set(options) - {"frequency"})
+    if unknown:
+        raise OptionInvalid(f"expected an option of sinusoids (frequency), got {', '.join(unknown)}")
+    given = options.get("frequency", (1.0, 1.0))
+    pair = tuple(given) if isinstance(given, list | tuple) else ()
+    numbers = [float(value) for value in pair if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(pair) != 2 or len(numbers) != 2 or not 0 < numbers[0] <= numbers[1] < math.inf:
+        raise OptionInvalid(f"expected frequency = [low, high] with 0 < low <= high, got {given!r}")
+    return numbers[0], numbers[1]
