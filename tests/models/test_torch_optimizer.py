@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kshot_models import load
 from kshot_models.artifact import load_artifact, load_optimizer_artifact, save_artifact
 from kshot_models.errors import NotALearner, NotAnOptimizer, TensorMissing
-from kshot_models.inner import InnerOptimizer, adam, linear_rule, lslr, lstm, meta_learner_lstm, newton_cg, sgd
+from kshot_models.inner import InnerOptimizer, adam, linear_rule, lslr, lstm, meta_learner_lstm, newton_cg, policy, sgd
 from kshot_models.load import LoadedLearner, load_optimizer
 from kshot_models.load import load as load_learner
 from kshot_models.manifest import Component, LearnerSpec, Limits, Manifest, OptimizerManifest
@@ -29,6 +29,7 @@ RULES: dict[str, InnerOptimizer] = {
     "lstm": lstm(hidden=(5, 4), scale=0.1),
     "meta_learner_lstm": meta_learner_lstm(hidden=5),
     "linear_rule": linear_rule(rate=0.1),
+    "policy": policy(history=3, hidden=5, rate=0.1),
     "adam": adam(rate=0.01),
 }
 rules = pytest.mark.parametrize("name", RULES)
