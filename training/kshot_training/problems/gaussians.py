@@ -6,7 +6,7 @@
 Each task has Gaussians of its own, with random means and covariances, and points drawn from them. The loss is the mean
 over all of its points with a small penalty, `decay` / 2 |theta|^2.
 
-Reference: Li and Malik, 2016, arXiv 1606.01885, section 4: problems of these kinds.
+Reference: Li and Malik, 2016, arXiv 1606.01885: problems of these kinds.
 """
 
 from __future__ import annotations
