@@ -28,6 +28,7 @@ from kshot_models.inner.lstm import lstm
 from kshot_models.inner.meta_learner_lstm import meta_learner_lstm
 from kshot_models.inner.meta_sgd import meta_sgd
 from kshot_models.inner.newton_cg import newton_cg
+from kshot_models.inner.policy import policy
 from kshot_models.inner.proximal import proximal
 from kshot_models.inner.sgd import sgd
 from kshot_models.inner.transformation import InnerOptimizer
@@ -76,6 +77,7 @@ INNER_OPTIMIZERS: Mapping[str, Callable[..., InnerOptimizer]] = {
     "meta_learner_lstm": meta_learner_lstm,
     "meta_sgd": meta_sgd,
     "newton_cg": newton_cg,
+    "policy": policy,
     "proximal": proximal,
     "sgd": sgd,
 }

@@ -57,6 +57,7 @@ LEARNERS: dict[str, dict[str, object]] = {
         [{"type": "meta_learner_lstm", "hidden": 5, "forget_bias": (7.0, 8.0), "input_bias": (-1.5, -1.0)}],
     ),
     "shared-linear-rule": _gradient("shared", [{"type": "linear_rule", "rate": 0.3}]),
+    "shared-policy": _gradient("shared", [{"type": "policy", "history": 3, "hidden": 5, "rate": 0.3}]),
     "shared-newton-cg": _gradient("shared", [{"type": "newton_cg", "strength": 0.5, "cg_steps": 3}]),
     "anil": _gradient("shared", [{"type": "sgd", "rate": 0.05}], adapt=["head.*"]),
     "boil": _gradient("prototype", [{"type": "sgd", "rate": 0.1}], adapt=["body.conv*", "body.linear*"]),

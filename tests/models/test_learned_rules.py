@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kshot_models.inner import InnerOptimizer, linear_rule, lstm, meta_learner_lstm, sgd
+from kshot_models.inner import InnerOptimizer, linear_rule, lstm, meta_learner_lstm, policy, sgd
 from kshot_models.inner.coordinates import log_and_sign
 from kshot_models.tree import tree_add, tree_map
 from kshot_models.types import Params
@@ -24,6 +24,7 @@ RULES: dict[str, InnerOptimizer] = {
     "lstm raw": lstm(hidden=(6,), p=0, scale=0.5),
     "meta_learner_lstm": meta_learner_lstm(hidden=5),
     "linear_rule": linear_rule(rate=0.1),
+    "policy": policy(history=3, hidden=5, rate=0.1),
 }
 rules = pytest.mark.parametrize("name", RULES)
 
@@ -109,6 +110,71 @@ def test_meta_learner_lstm_equals_numpy_coordinate_by_coordinate() -> None:
             memory[k] = (h, c, f, i)
             theta[k] = np_sigmoid(f) * theta[k] - np_sigmoid(i) * g
     np.testing.assert_allclose(flat(run(rule, phi, START, 4)), theta, rtol=1e-12)
+
+
+def test_policy_equals_numpy_coordinate_by_coordinate() -> None:
+    rule = policy(history=3, hidden=5, rate=0.1, p=2.0)
+    phi = fresh(rule)
+    w = {key: leaf.numpy() for key, leaf in phi.items()}
+    theta, losses = flat(START), []
+    windows: list[list[float]] = [[] for _ in theta]
+    for _ in range(5):  # two steps longer than the window
+        losses.insert(0, float(theta[:3] @ A.numpy() @ theta[:3] / 2 + theta[3] ** 4))
+        past = [*losses[1:3], losses[-1], losses[-1]][:2]  # before the first step it had never changed
+        changes = np.array([(losses[0] - f) / (losses[0] + f) for f in past])
+        for k, g in enumerate([*(A.numpy() @ theta[:3]), 4 * theta[3] ** 3]):
+            windows[k] = [g, *windows[k]][:3]
+            scale = math.sqrt(np.mean(np.square(windows[k])))
+            z = np.array([*windows[k], 0.0, 0.0][:3]) / scale
+            size = np_preprocess(scale, 2.0)[0]
+            seen = (
+                w["hidden.gradients"] @ z + w["hidden.changes"] @ changes + w["hidden.scale"] * size + w["hidden.bias"]
+            )
+            step = w["output.gradients"] @ z + w["output.step"] @ np.tanh(seen)
+            theta[k] += 0.1 * scale * math.exp(w["output.gain"] @ np.tanh(seen)) * step
+    np.testing.assert_allclose(flat(run(rule, phi, START, 5)), theta, rtol=1e-12)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_a_fresh_policy_is_descent_with_momentum(momentum: float) -> None:
+    rule = policy(history=6, hidden=5, rate=0.05, momentum=momentum)
+    phi = tree_map(torch.Tensor.double, rule.init(START, torch.Generator().manual_seed(0)))
+    params = tree_map(lambda p: p.clone().requires_grad_(), START)
+    optimizer = torch.optim.SGD(params.values(), lr=0.05, momentum=momentum)
+    for _ in range(6):  # as long as nothing has left the window
+        optimizer.zero_grad()
+        loss_of(params).backward()
+        optimizer.step()
+    expected = tree_map(torch.Tensor.detach, params)
+    # What momentum is made of is a float32 in a fresh rule.
+    torch.testing.assert_close(run(rule, phi, START, 6), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_policy_that_does_not_read_sizes_takes_the_scale_of_the_problem() -> None:
+    rule = policy(history=3, hidden=5, rate=0.1)
+    phi = {**fresh(rule), "hidden.scale": torch.zeros(5, dtype=torch.float64)}
+
+    def walk(scale: float) -> list[Tensor]:
+        bound, state, steps = rule.bind(phi), rule.bind(phi).init(START), []
+        for k in range(4):
+            grads = tree_map(lambda g, k=k: scale * g.sin() * (1 + k), START)
+            updates, state = bound.update(grads, state, START, torch.tensor(scale * (2.0 - k), dtype=torch.float64))
+            steps.append(updates["w"])
+        return steps
+
+    for small, large in zip(walk(1.0), walk(1e6), strict=True):
+        torch.testing.assert_close(large, 1e6 * small, rtol=1e-9, atol=0)
+
+
+def test_a_policy_rests_where_there_never_was_a_gradient_and_has_a_derivative_there() -> None:
+    rule = policy(history=3, hidden=5)
+    phi = tree_map(lambda leaf: leaf.requires_grad_(), fresh(rule))
+    grads = {"w": torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True)}
+    bound, loss = rule.bind(phi), torch.tensor(0.0, dtype=torch.float64)
+    updates, _ = bound.update(grads, bound.init(grads), grads, loss)
+    assert abs(updates["w"][0].item()) < 1e-14
+    back = torch.autograd.grad(updates["w"].sum(), [grads["w"], *phi.values()], allow_unused=True)
+    assert all(part.isfinite().all() for part in back if part is not None)
 
 
 @rules
@@ -252,6 +318,8 @@ def test_a_tied_weight_takes_one_step_by_the_sum_of_its_gradients(name: str) -> 
         lambda: lstm(p=-1),
         lambda: meta_learner_lstm(hidden=0),
         lambda: meta_learner_lstm(input_bias=(1, 0)),
+        lambda: policy(history=1),
+        lambda: policy(rate=0),
     ],
 )
 def test_impossible_options_are_refused(build: Callable[[], InnerOptimizer]) -> None:

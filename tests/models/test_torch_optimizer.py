@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kshot_models import load
 from kshot_models.artifact import load_artifact, load_optimizer_artifact, save_artifact
 from kshot_models.errors import NotALearner, NotAnOptimizer, TensorMissing
-from kshot_models.inner import InnerOptimizer, adam, linear_rule, lslr, lstm, meta_learner_lstm, newton_cg, sgd
+from kshot_models.inner import InnerOptimizer, adam, linear_rule, lslr, lstm, meta_learner_lstm, newton_cg, policy, sgd
 from kshot_models.load import LoadedLearner, load_optimizer
 from kshot_models.load import load as load_learner
 from kshot_models.manifest import Component, LearnerSpec, Limits, Manifest, OptimizerManifest
@@ -29,6 +29,7 @@ RULES: dict[str, InnerOptimizer] = {
     "lstm": lstm(hidden=(5, 4), scale=0.1),
     "meta_learner_lstm": meta_learner_lstm(hidden=5),
     "linear_rule": linear_rule(rate=0.1),
+    "policy": policy(history=3, hidden=5, rate=0.1),
     "adam": adam(rate=0.01),
 }
 rules = pytest.mark.parametrize("name", RULES)
@@ -227,18 +228,23 @@ def test_a_learner_is_no_optimizer_but_lends_its_rule() -> None:
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
 
 
-def test_the_shipped_optimizer_lowers_a_loss_of_its_kind_without_tuning() -> None:
+@pytest.mark.parametrize("name", ["l2l-quadratic", "l2o-quadratic"])
+def test_the_shipped_optimizers_lower_a_loss_of_their_kind_without_tuning(name: str) -> None:
     generator = torch.Generator().manual_seed(4)
     w, y = torch.randn(32, 10, 10, generator=generator), torch.randn(32, 10, generator=generator)
     theta = nn.Parameter(torch.zeros(32, 10))
-    optimizer = load("l2l-quadratic").as_torch_optimizer([theta])
-    losses = []
-    for _ in range(101):
+    optimizer = load(name).as_torch_optimizer([theta])
+    losses: list[float] = []
+
+    def closure() -> float:
         optimizer.zero_grad()
         loss = ((w @ theta[..., None])[..., 0] - y).square().sum(-1)
         torch.autograd.backward(loss.sum())
-        optimizer.step()
         losses.append(loss.mean().item())
+        return float(loss.detach().sum())
+
+    for _ in range(101):
+        optimizer.step(closure)
     assert losses[100] < 0.1 * losses[0]  # tuned SGD stays above that
 
 

@@ -19,8 +19,9 @@ def learning_curve(history: list[dict[str, Any]], path: Path, *, title: str) -> 
     validation = [row for row in history if "validation" in row]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
+    positive = train and all(row["loss"] > 0 for row in train)  # a cost in logarithms is not
     left.plot([row["step"] for row in train], [row["loss"] for row in train], linewidth=1)
-    left.set(xlabel="outer step", ylabel="query loss", yscale="log" if train else "linear")
+    left.set(xlabel="outer step", ylabel="query loss", yscale="log" if positive else "linear")
     seen = [row for row in train if "accuracy" in row]
     right.plot([row["step"] for row in seen], [row["accuracy"] for row in seen], linewidth=1, label="training")
     for name in sorted({name for row in validation for name in row["validation"]}):

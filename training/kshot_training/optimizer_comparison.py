@@ -1,7 +1,7 @@
 """A learned optimizer beside tuned ones, on problems that neither has seen: figures, JSON and the paper's plot.
 
     tuning problems ──grid──> the learning rate (and momentum) of SGD, NAG, RMSprop and Adam
-    test problems   ──────> mean loss by step, of these and of the learned one, on the same mini-batches
+    test problems   ──────> mean loss by step, of these and of the learned ones, on the same mini-batches
 
 All start where the problem says, and hand-made optimizers keep torch's defaults but for what is tuned: the lowest mean
 loss after the tuned number of steps wins. Reported is log10 of the mean loss, as the code of the paper does.
@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -110,6 +112,7 @@ def compare(
     tuning: ProblemFamily,
     test: ProblemFamily,
     contest: Contest,
+    beside: Mapping[str, tuple[InnerOptimizer, Params]] = MappingProxyType({}),
     baselines: Mapping[str, Baseline] = BASELINES,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Compared]:
@@ -121,11 +124,12 @@ def compare(
         tuning: problems to tune on.
         test: problems to compare on.
         contest: how long and on how many.
-        baselines: what it is compared with.
+        beside: other learned rules by name, with what they learned.
+        baselines: hand-made optimizers that it is compared with.
         report: told of each optimizer that is done.
 
     Returns:
-        by name, the learned one first.
+        by name, the learned ones first.
     """
     sizes = [min(contest.together, contest.runs - begin) for begin in range(0, contest.runs, contest.together)]
 
@@ -133,8 +137,10 @@ def compare(
         losses = torch.cat([run(test.draw(number, size)) for number, size in enumerate(sizes)], 1)
         return [round(mean_log10(row), 4) for row in losses]
 
-    compared = {LEARNED: Compared({}, everywhere(lambda problem: optimize(rule, phi, problem, contest.steps)))}
-    report(f"{LEARNED}: {compared[LEARNED].at(contest.tuned_at):.3f}")
+    compared: dict[str, Compared] = {}
+    for name, (its_rule, its_phi) in {LEARNED: (rule, phi), **beside}.items():
+        compared[name] = Compared({}, everywhere(partial(_learned, its_rule, its_phi, steps=contest.steps)))
+        report(f"{name}: {compared[name].at(contest.tuned_at):.3f}")
     trial = tuning.draw(0, contest.tuning_runs)
     for name, baseline in baselines.items():
         settings = tune(baseline, trial, contest.tuned_at)
@@ -144,6 +150,10 @@ def compare(
         compared[name] = Compared({key: float(f"{value:.4g}") for key, value in settings.items()}, curve)
         report(f"{name}: {compared[name].at(contest.tuned_at):.3f} with {compared[name].settings}")
     return compared
+
+
+def _learned(rule: InnerOptimizer, phi: Params, problem: Problem, *, steps: int) -> Tensor:
+    return optimize(rule, phi, problem, steps)
 
 
 def draw_comparison(panels: Mapping[str, Mapping[str, Compared]], path: Path, *, title: str, horizon: int) -> None:

@@ -2,10 +2,12 @@
 
 OptimizerRecipe
 ├── name, description, seed
-├── [problem]         type = "quadratic" | "mlp" | "conv", and its options; see problems/table.py
+├── [problem]         type = "quadratic" | "logistic" | "clusters" | "mlp" | "conv", and its options:
+│                     problems/table.py
 ├── [data], [input]   for problems on images: as in a learner's recipe
 ├── [[optimizer]]     the links of the update rule: as `inner` of a learner
 ├── [unroll]          how long problems are worked on, and how much of that is differentiated at once
+├── [policy_gradient] or, instead: how long they are worked on, and how widely steps are tried
 ├── [outer]           as in a learner's recipe
 ├── [validation]      problems on which the best rule is chosen
 ├── [measure]         problems whose final losses are written into the artifact
@@ -16,13 +18,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from kshot_models.manifest import Component, InputSpec
 from kshot_training.recipe import DataSection, OuterSection
-from kshot_training.sections import Positive, Section
+from kshot_training.sections import Positive, PositiveFloat, Section, Share
 
 __all__ = [
     "HorizonSection",
@@ -30,6 +32,7 @@ __all__ = [
     "OptimizerMeasureSection",
     "OptimizerRecipe",
     "OptimizerValidationSection",
+    "PolicyGradientSection",
     "UnrollSection",
 ]
 
@@ -41,12 +44,30 @@ class HorizonSection(Section):
     steps: Positive
 
 
-class UnrollSection(Section):
+class _Curriculum(Section):
+    """What both ways to train have: problems, and how long they are worked on."""
+
+    tasks: Positive  # problems side by side
+    horizons: Annotated[tuple[HorizonSection, ...], Field(min_length=1)]  # a curriculum, shortest first as a rule
+
+    def horizon(self, step: int) -> int:
+        """How long a problem that is drawn at outer step `step` is worked on."""
+        return next(h.steps for h in reversed(self.horizons) if h.since <= step)
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        since = [h.since for h in self.horizons]
+        if since[0] != 0 or since != sorted(set(since)):
+            raise ValueError(
+                "horizons begin at outer steps that rise from 0: [{steps = 20}, {since = 500, steps = 100}]"
+            )
+        return self
+
+
+class UnrollSection(_Curriculum):
     """The stretch of work that one outer step differentiates; see unroll.py."""
 
     steps: Positive  # truncation: gradients reach back so far
-    tasks: Positive  # problems side by side
-    horizons: Annotated[tuple[HorizonSection, ...], Field(min_length=1)]  # a curriculum, shortest first as a rule
     weights: Literal["all", "last"] | tuple[Annotated[float, Field(ge=0)], ...] = "all"  # of the losses after each step
     measure: Literal["loss", "log"] = "loss"
     recompute: Annotated[int, Field(ge=0)] | None = None  # steps per segment that is computed again; 0: sqrt
@@ -58,22 +79,22 @@ class UnrollSection(Section):
             return (*(0.0,) * (self.steps - 1), 1.0)
         return (1.0,) * self.steps if self.weights == "all" else self.weights
 
-    def horizon(self, step: int) -> int:
-        """How long a problem that is drawn at outer step `step` is worked on."""
-        return next(h.steps for h in reversed(self.horizons) if h.since <= step)
-
     @model_validator(mode="after")
     def _fits_together(self) -> UnrollSection:
-        since = [h.since for h in self.horizons]
-        if since[0] != 0 or since != sorted(set(since)):
-            raise ValueError(
-                "horizons begin at outer steps that rise from 0: [{steps = 20}, {since = 500, steps = 100}]"
-            )
         if odd := [h.steps for h in self.horizons if h.steps % self.steps]:
             raise ValueError(f"a horizon is a multiple of unroll.steps = {self.steps}, got {odd[0]}")
         if len(self.loss_weights) != self.steps or sum(self.loss_weights) <= 0:
             raise ValueError(f"weights: expected {self.steps}, one for the loss after each step, not all of them 0")
         return self
+
+
+class PolicyGradientSection(_Curriculum):
+    """Rollouts that one outer step compares; see policy_gradient.py."""
+
+    rollouts: Annotated[int, Field(ge=2)]  # per problem
+    noise: PositiveFloat  # what is tried, as a share of a step's size
+    measure: Literal["loss", "log"] = "loss"
+    floor: Share = 0.0  # of the logarithm: a problem whose loss is this share of its first one counts as solved
 
 
 class OptimizerValidationSection(Section):
@@ -113,7 +134,8 @@ class OptimizerRecipe(Section):
     input: InputSpec | None = None
     split: str = "train"  # of [data], which training problems are made of
     optimizer: Annotated[tuple[Component, ...], Field(min_length=1)]
-    unroll: UnrollSection
+    unroll: UnrollSection | None = None
+    policy_gradient: PolicyGradientSection | None = None
     outer: OuterSection
     validation: OptimizerValidationSection = OptimizerValidationSection()
     measure: OptimizerMeasureSection | None = None
@@ -125,6 +147,21 @@ class OptimizerRecipe(Section):
         if (self.data is None) != (self.input is None):
             raise ValueError("[data] and [input] go together: where images come from, and what is made of them")
         return self
+
+    @model_validator(mode="after")
+    def _is_trained_one_way(self) -> OptimizerRecipe:
+        if (self.unroll is None) == (self.policy_gradient is None):
+            raise ValueError("expected one of [unroll] and [policy_gradient], which are two ways to train")
+        return self
+
+    @property
+    def way_to_train(self) -> UnrollSection | PolicyGradientSection:
+        """The section that is there."""
+        if self.policy_gradient is not None:
+            return self.policy_gradient
+        if self.unroll is None:
+            raise ValueError("expected one of [unroll] and [policy_gradient]")
+        return self.unroll
 
     @property
     def digest(self) -> str:

@@ -14,7 +14,8 @@ _HEAD = """
 
 log10 of the mean loss over problems that were never trained on, after as many steps as the hand-made optimizers were
 tuned to be lowest at, and after more (lower is better). All start alike and see the same mini-batches; rates, and the
-momentum of NAG, are the best of a grid on problems of their own.
+momentum of NAG, are the best of a grid on problems of their own. The dotted line of a picture is the longest horizon
+that the optimizer was trained for; "inf" is a loss that is no number any more.
 """
 _MEMORY = """
 ![Memory of unrolls](training/results/figures/unroll-memory.png)
@@ -39,11 +40,14 @@ def _comparison(path: Path) -> str:
     lines = [f"\n### {path.stem}\n", f"![Mean losses](training/results/optimizers/{path.stem}.png)\n"]
     for title, compared in read["problems"].items():
         last = len(next(iter(compared.values()))["log10_mean_loss"]) - 1
-        lines += [f"| {title} | after {tuned} | after {last} | settings |", "|---|---|---|---|"]
+        shown = sorted({tuned, min(2 * tuned, last), last})
+        heads = " | ".join(f"after {step}" for step in shown)
+        lines += [f"| {title} | {heads} | settings |", "|---" * (len(shown) + 2) + "|"]
         for name, result in compared.items():
             curve = result["log10_mean_loss"]
             settings = ", ".join(f"{key} {value:g}" for key, value in result["settings"].items())
-            lines.append(f"| {name} | {curve[tuned]:.3f} | {curve[last]:.3f} | {settings} |")
+            figures = " | ".join(f"{curve[step]:.3f}" for step in shown)
+            lines.append(f"| {name} | {figures} | {settings} |")
         lines.append("")
     lines += [f"{read['runs']} runs on {read['hardware']}:\n", f"```sh\n{read['command']}\n```\n"]
     return "\n".join(lines)

@@ -27,14 +27,14 @@ from kshot_training.curves import learning_curve
 from kshot_training.data import load_classes
 from kshot_training.export import revision
 from kshot_training.history import History, read_history
+from kshot_training.optimizer_gradient import OptimizerGradient, build_optimizer_gradient
 from kshot_training.optimizer_recipe import OptimizerRecipe
 from kshot_training.outer_loop import OuterState, check_meta, copy_into, outer_steps, snapshot
 from kshot_training.problems import ProblemFamily, Surroundings, build_problems
 from kshot_training.progress import Reporter
 from kshot_training.sampling import Place
 from kshot_training.tensorboard import TensorBoard
-from kshot_training.truncated import Truncated
-from kshot_training.unroll import Unroll, optimize
+from kshot_training.unroll import optimize
 
 __all__ = ["Families", "TrainedOptimizer", "export_optimizer", "mean_log10", "recipe_families", "train_optimizer"]
 
@@ -116,10 +116,8 @@ def train_optimizer(
     rule = build_inner_optimizer(recipe.optimizer)
     phi = rule.init(families.train.draw(0, 1).start, torch.Generator().manual_seed(recipe.seed))
     state = build.build_state(MetaParams({}, phi, {}), recipe.outer)
-    section = recipe.unroll
-    unroll = Unroll(rule, section.steps, section.loss_weights, section.measure, section.recompute)
-    truncated = Truncated(unroll, families.train, tasks=section.tasks, horizon=section.horizon)
-    run = _Run(recipe, folder, families.validation, rule, state, truncated, snapshot(_in_use(state)))
+    gradient = build_optimizer_gradient(recipe, rule, families.train)
+    run = _Run(recipe, folder, families.validation, rule, state, gradient, snapshot(_in_use(state)))
     checkpoint = load_newest(folder / "checkpoints", recipe_digest=recipe.digest) if resume else None
     if checkpoint is not None:
         run.restore(checkpoint)
@@ -140,7 +138,7 @@ class _Run:
     validation: ProblemFamily
     rule: InnerOptimizer
     state: OuterState
-    truncated: Truncated
+    gradient: OptimizerGradient
     best: MetaParams
     best_score: float = float("inf")  # log10 of the mean final loss
     best_step: int = 0
@@ -152,7 +150,7 @@ class _Run:
         board = TensorBoard(self.folder, step=self.state.step)
         steps = outer_steps(
             self.state,
-            lambda step: self.truncated.gradient(self.state.meta, step),
+            lambda step: self.gradient.gradient(self.state.meta, step),
             steps=outer.steps,
             schedule=build.build_schedule(outer.schedule, steps=outer.steps),
             clipping=build.build_clipping(outer),
@@ -180,7 +178,7 @@ class _Run:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint."""
         self.state.load(checkpoint.step, checkpoint.tensors, checkpoint.values["optimizer"])
-        self.truncated.load(under("walk/", checkpoint.tensors), checkpoint.values["walk"])
+        self.gradient.load(under("walk/", checkpoint.tensors), checkpoint.values["walk"])
         copy_into(self.best, under("best/", checkpoint.tensors))
         if (best := checkpoint.values["best"]) is not None:
             self.best_score, self.best_step = best["score"], best["step"]
@@ -199,7 +197,7 @@ class _Run:
     def _save(self) -> None:
         check_meta(self.state)
         tensors, values = self.state.tensors()
-        walk, where = self.truncated.tensors()
+        walk, where = self.gradient.tensors()
         tensors |= prefixed("walk/", walk) | prefixed("best/", meta_to_arrays(self.best))
         best = {"score": self.best_score, "step": self.best_step} if self.best_step else None
         told = {"optimizer": values, "walk": where, "best": best}

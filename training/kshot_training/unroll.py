@@ -27,7 +27,7 @@ from kshot_models.types import Params
 from kshot_training.problems.base import Problem
 from kshot_training.recompute import recomputed, segment_lengths
 
-__all__ = ["Measure", "Unroll", "Walk", "begin", "optimize"]
+__all__ = ["Measure", "Unroll", "Walk", "begin", "loss_gradients", "optimize", "rule_updates"]
 
 Measure: TypeAlias = Literal["loss", "log"]
 
@@ -90,9 +90,9 @@ class Unroll:
             rule_phi = dict(zip(names, shared, strict=True))
             params, state, total = unpack(carried)
             for i in range(first, first + count):
-                losses, grads = _gradients(problem, params, walk.taken + i)
+                losses, grads = loss_gradients(problem, params, walk.taken + i)
                 total = total + share * weights[i] * self._judged(losses, grads, params)
-                updates, state = _update(self.rule, rule_phi, grads, state, params, losses)
+                updates, state = rule_updates(self.rule, rule_phi, grads, state, params, losses)
                 params = tree_add(params, updates)
             return pack(params, state, total)
 
@@ -107,7 +107,7 @@ class Unroll:
                 shared, carried = recomputed(run, shared, carried)
             first += count
         params, state, total = unpack(carried)
-        losses, grads = _gradients(problem, params, walk.taken + self.steps)
+        losses, grads = loss_gradients(problem, params, walk.taken + self.steps)
         total = total + share * weights[self.steps] * self._judged(losses, grads, params)
         return total, losses, Walk(params, state, walk.taken + self.steps)
 
@@ -133,16 +133,16 @@ def optimize(rule: InnerOptimizer, phi: Params, problem: Problem, steps: int) ->
     path = []
     with torch.no_grad():
         for step in range(steps):
-            losses, grads = _gradients(problem, params, step)
+            losses, grads = loss_gradients(problem, params, step)
             path.append(losses)
-            updates, state = _update(rule, phi, grads, state, params, losses)
+            updates, state = rule_updates(rule, phi, grads, state, params, losses)
             params = tree_add(params, updates)
         path.append(problem.losses(params, steps))
     return torch.stack(path)
 
 
-def _gradients(problem: Problem, params: Params, step: int) -> tuple[Tensor, Params]:
-    """The losses (tasks,) and each task's gradient, without graph."""
+def loss_gradients(problem: Problem, params: Params, step: int) -> tuple[Tensor, Params]:
+    """The losses of a step (tasks,), and each task's gradient, without graph."""
     with torch.enable_grad():
         leaves = tree_map(lambda p: p.detach().requires_grad_(), params)
         losses = problem.losses(leaves, step)
@@ -150,9 +150,10 @@ def _gradients(problem: Problem, params: Params, step: int) -> tuple[Tensor, Par
     return losses.detach(), dict(zip(leaves, grads, strict=True))
 
 
-def _update(
+def rule_updates(
     rule: InnerOptimizer, phi: Params, grads: Params, state: tuple[Tensor, ...], params: Params, losses: Tensor
 ) -> tuple[Params, tuple[Tensor, ...]]:
+    """One step of the rule on each task: its updates, and its state as in `Walk`."""
     bound = rule.bind(phi)
     _, rebuild = flatten(bound.init(tree_map(lambda p: p[0].detach(), params)))
 

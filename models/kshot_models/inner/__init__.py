@@ -8,6 +8,7 @@ from kshot_models.inner.lstm import LSTMState, lstm
 from kshot_models.inner.meta_learner_lstm import MetaLearnerLSTMState, meta_learner_lstm
 from kshot_models.inner.meta_sgd import meta_sgd
 from kshot_models.inner.newton_cg import newton_cg
+from kshot_models.inner.policy import PolicyState, policy
 from kshot_models.inner.proximal import proximal
 from kshot_models.inner.sgd import sgd
 from kshot_models.inner.transformation import (
@@ -26,6 +27,7 @@ __all__ = [
     "LSTMState",
     "MetaLearnerLSTMState",
     "Objective",
+    "PolicyState",
     "State",
     "Update",
     "adam",
@@ -36,6 +38,7 @@ __all__ = [
     "meta_learner_lstm",
     "meta_sgd",
     "newton_cg",
+    "policy",
     "proximal",
     "sgd",
     "stateless",

@@ -47,13 +47,15 @@ def test_all_are_run_on_the_same_problems(tmp_path: Path) -> None:
         tuning=FAMILY,
         test=Quadratics(dimensions=3, seed=2),
         contest=CONTEST,
+        beside={"other": (adam(rate=0.05), {})},
         baselines={"SGD": Baseline(torch.optim.SGD, {}, {"lr": (0.02,)})},
         report=told.append,
     )
-    assert list(compared) == [LEARNED, "SGD"]
+    assert list(compared) == [LEARNED, "other", "SGD"]
     assert compared[LEARNED].curve == pytest.approx(compared["SGD"].curve, abs=2e-4)
+    assert compared["other"].curve != compared[LEARNED].curve
     assert len(compared["SGD"].curve) == 13
-    assert len(told) == 2
+    assert len(told) == 3
     draw_comparison({"one": compared, "two": compared}, tmp_path / "plot.png", title="both", horizon=6)
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
@@ -66,11 +68,23 @@ def test_the_command_writes_figures_that_name_their_command(tmp_path: Path, caps
     assert "trains a learner" in capsys.readouterr().err
     json_file, plot = tmp_path / "figures.json", tmp_path / "figures.png"
     flags = ["--runs", "3", "--tuning-runs", "2", "--steps", "4", "--tuned-at", "2"]
-    flags += ["--variant", "flat:problem.dimensions=2", "--json", str(json_file), "--plot", str(plot)]
+    flags += [
+        "--beside",
+        "l2l-mlp",
+        "--variant",
+        "flat:problem.dimensions=2",
+        "--json",
+        str(json_file),
+        "--plot",
+        str(plot),
+    ]
     assert command.run(parser.parse_args(["l2l-quadratic", *flags])) == 0
     figures = json.loads(json_file.read_text())
     assert figures["command"].startswith("kshot compare l2l-quadratic --runs 3 --tuning-runs 2 --steps 4")
+    assert "--beside l2l-mlp" in figures["command"]
+    assert list(figures["beside"]) == ["l2l-mlp"]
     assert list(figures["problems"]) == ["as trained", "flat"]
+    assert list(figures["problems"]["flat"])[:2] == ["learned", "l2l-mlp"]
     assert len(figures["problems"]["flat"]["Adam"]["log10_mean_loss"]) == 5
     assert plot.exists()
     assert "as trained" in capsys.readouterr().out

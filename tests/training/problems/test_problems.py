@@ -11,7 +11,8 @@ import torch
 from kshot_models.manifest import InputSpec
 from kshot_models.networks import conv4, mlp
 from kshot_training.data import ImageClasses
-from kshot_training.problems import ImageNetworks, ProblemFamily, Quadratics
+from kshot_training.problems import ClusterNetworks, ImageNetworks, LogisticRegressions, ProblemFamily, Quadratics
+from kshot_training.problems.gaussians import gaussian_points
 
 SPEC = InputSpec(height=8, width=8, channels=1, mean=(0.5,), std=(0.5,))
 
@@ -23,6 +24,8 @@ def classes() -> ImageClasses:
 
 FAMILIES: dict[str, Callable[[], ProblemFamily]] = {
     "quadratic": lambda: Quadratics(dimensions=4, seed=3),
+    "logistic": lambda: LogisticRegressions(points=12, seed=3),
+    "clusters": lambda: ClusterNetworks(hidden=5, points=12, seed=3),
     "mlp": lambda: ImageNetworks(classes=classes(), network=mlp(SPEC, "none", hidden=(5,)), way=3, batch=7, seed=3),
     "conv": lambda: ImageNetworks(
         classes=classes(), network=conv4(SPEC, "transductive", channels=(3, 4)), way=3, batch=7, start_scale=0.1, seed=3
@@ -63,6 +66,49 @@ def test_a_quadratic_is_its_formula() -> None:
     s, q = (y + minus[1]) / 2 - zero, (y - minus[1]) / 2
     assert min(r, s) > 0
     assert far == pytest.approx(zero + 2 * p - q + 4 * r + s - 2 * t, rel=1e-4)
+
+
+def test_losses_at_zero_know_nothing_and_the_penalty_is_half_the_square() -> None:
+    for name in ("logistic", "clusters"):
+        problem = FAMILIES[name]().draw(0, 2)
+        nothing = {key: torch.zeros_like(p) for key, p in problem.start.items()}
+        torch.testing.assert_close(problem.losses(nothing, 0), torch.full((2,), np.log(2), dtype=torch.float32))
+    heavy, light = (LogisticRegressions(decay=decay, seed=3).draw(0, 2) for decay in (0.5, 0.0))
+    squares = heavy.start["weight"].square().sum(1) + heavy.start["bias"].square()
+    torch.testing.assert_close(heavy.losses(heavy.start, 0), light.losses(heavy.start, 0) + squares / 4)
+
+
+def test_a_logistic_regression_is_that_of_its_points() -> None:
+    family = LogisticRegressions(points=8, decay=0.0, seed=3)
+    problem = family.draw(1, 2)
+    points = gaussian_points(2, 2, 4, 3, torch.Generator().manual_seed((3 << 32) + 1))
+    for task in range(2):
+        weight, bias = problem.start["weight"][task].numpy(), float(problem.start["bias"][task])
+        chances = 1 / (1 + np.exp(-(points[task].numpy() @ weight + bias)))
+        right = [*(1 - chances[:4]), *chances[4:]]
+        assert float(problem.losses(problem.start, 0)[task]) == pytest.approx(-np.mean(np.log(right)), rel=1e-5)
+
+
+def test_gaussians_have_random_means_and_covariances() -> None:
+    points = gaussian_points(1, 4, 4000, 2, torch.Generator().manual_seed(0))[0].reshape(4, 4000, 2)
+    draws = torch.Generator().manual_seed(0)
+    means = torch.randn(1, 4, 1, 2, generator=draws)[0, :, 0]
+    roots = torch.randn(1, 4, 2, 2, generator=draws)[0] / 2**0.5
+    torch.testing.assert_close(points.mean(1), means, rtol=0, atol=0.1)
+    for cloud, root in zip(points, roots, strict=True):
+        torch.testing.assert_close(torch.cov(cloud.T), root @ root.T, rtol=0.1, atol=0.1)
+
+
+def test_a_cluster_network_learns() -> None:
+    problem = ClusterNetworks(seed=3).draw(0, 8)
+    params = {key: p.requires_grad_() for key, p in problem.start.items()}
+    optimizer = torch.optim.Adam(params.values(), lr=0.05)
+    first = problem.losses(params, 0).mean().item()
+    for step in range(100):
+        optimizer.zero_grad()
+        torch.autograd.backward(problem.losses(params, step).sum())
+        optimizer.step()
+    assert problem.losses(params, 100).mean().item() < 0.7 * first
 
 
 def test_targets_belong_to_the_images_so_that_a_network_learns() -> None:

@@ -29,6 +29,7 @@ from kshot_training.unroll import Unroll, begin, optimize
 
 RULE = lstm(hidden=(4, 3), p=0, scale=0.5)
 FAMILY = Quadratics(dimensions=3, seed=1)
+POLICY_GRADIENT = {"tasks": 4, "rollouts": 2, "noise": 0.2, "horizons": [{"steps": 3}, {"since": 2, "steps": 5}]}
 
 
 def recipe(**changes: Any) -> OptimizerRecipe:
@@ -167,6 +168,7 @@ def test_loss_weights_and_horizons_are_read_as_they_say() -> None:
     section = UnrollSection.model_validate({"steps": 3, "tasks": 2, "weights": "last", "horizons": [{"steps": 3}]})
     assert section.loss_weights == (0.0, 0.0, 1.0)
     curriculum = recipe().unroll
+    assert curriculum is not None
     assert curriculum.loss_weights == (1.0, 1.0, 1.0)
     assert [curriculum.horizon(step) for step in (0, 1, 2, 100)] == [3, 3, 9, 9]
 
@@ -179,6 +181,41 @@ def test_the_two_kinds_of_recipes_are_not_taken_for_each_other() -> None:
         read_optimizer_recipe("sine-maml")
     with pytest.raises(RecipeError, match="did you mean 'horizons'"):
         read_optimizer_recipe("l2l-quadratic", ["unroll.horizon=3"])
+
+
+def test_an_optimizer_is_trained_one_way() -> None:
+    for changes in ({"unroll": None}, {"policy_gradient": POLICY_GRADIENT}):
+        with pytest.raises(ValueError, match="expected one of"):
+            recipe(**changes)
+    made = recipe(unroll=None, policy_gradient=POLICY_GRADIENT)
+    assert made.way_to_train.horizon(3) == 5
+    assert made.digest != recipe().digest
+
+
+def test_a_policy_is_trained_by_rollouts_and_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    policy = {"type": "policy", "history": 3, "hidden": 4, "rate": 0.02}
+    made = recipe(unroll=None, policy_gradient=POLICY_GRADIENT, optimizer=[policy])
+    straight = run(made, tmp_path / "straight", Notes())
+    run(made, tmp_path / "stopped", Notes(), stop_at=4)
+    resumed = run(made, tmp_path / "stopped", Notes(), resume=True)
+    assert all(torch.equal(leaf, resumed.meta.inner[name]) for name, leaf in straight.meta.inner.items())
+    folder, measured = export_optimizer(made, straight, tmp_path, recipe_families(made))
+    assert load_optimizer(folder).manifest.provenance.measured == measured
+
+
+def test_the_policy_gradient_lowers_the_loss_that_is_left(tmp_path: Path) -> None:
+    made = recipe(
+        unroll=None,
+        policy_gradient={"tasks": 8, "rollouts": 4, "noise": 0.2, "measure": "log", "horizons": [{"steps": 10}]},
+        optimizer=[{"type": "policy", "history": 5, "hidden": 4, "rate": 0.01}],
+        outer={"learning_rate": 0.05, "steps": 20, "clip_norm": 1.0},
+        validation={"every": 20, "runs": 8, "steps": 10},
+    )
+    trained = run(made, tmp_path, Notes())
+    test = recipe_families(made).test.draw(0, 64)
+    fresh = trained.rule.init({}, torch.Generator().manual_seed(made.seed))
+    before, after = (optimize(trained.rule, phi, test, 10)[-1].log().mean() for phi in (fresh, trained.meta.inner))
+    assert after < before - 0.2
 
 
 def test_a_problem_on_images_needs_images() -> None:

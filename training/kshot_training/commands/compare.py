@@ -1,4 +1,4 @@
-"""`kshot compare`: a learned optimizer beside tuned SGD, NAG, RMSprop and Adam on problems of a recipe."""
+"""`kshot compare`: learned optimizers beside tuned SGD, NAG, RMSprop and Adam on problems of a recipe."""
 
 # A command speaks, and imports what it needs when it runs: `kshot --help` must not wait for torch.
 # ruff: noqa: PLC0415, T201
@@ -22,6 +22,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("recipe", help="a recipe with a [problem]: a TOML file or a shipped name")
     parser.add_argument("--optimizer", metavar="ARTIFACT", help="a folder or a shipped name (default: the recipe's)")
+    parser.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        metavar="ARTIFACT",
+        help="another learned optimizer on the same problems, by folder or shipped name; may be given again",
+    )
     parser.add_argument(
         "--variant",
         action="append",
@@ -62,6 +69,7 @@ def _compare(args: argparse.Namespace) -> int:
     prepare_process()
     recipe = read_optimizer_recipe(args.recipe)
     learned = load_optimizer(args.optimizer or recipe.artifact.name)
+    beside = [load_optimizer(name) for name in args.beside]
     contest = Contest(args.steps, args.tuned_at, args.runs, args.tuning_runs)
     place = Place(args.data_root, args.cache or default_cache())
     panels, began = {}, time.monotonic()
@@ -74,20 +82,22 @@ def _compare(args: argparse.Namespace) -> int:
             tuning=families.tuning,
             test=families.test,
             contest=contest,
+            beside={other.manifest.name: (other.rule, other.phi) for other in beside},
             report=lambda line: print(f"  {line}", file=sys.stderr),
         )
     for title, compared in panels.items():
         for name, result in compared.items():
             told = "  ".join(f"{step}: {result.at(step):7.3f}" for step in (args.tuned_at, args.steps))
-            print(f"{title:16} {name:8} {told}")
+            print(f"{title:16} {name:14} {told}")
     if args.json:
         figures: dict[str, Any] = {
             title: {name: {"settings": c.settings, "log10_mean_loss": c.curve} for name, c in compared.items()}
             for title, compared in panels.items()
         }
-        _write(args, figures, learned.digest, time.monotonic() - began)
+        digests = {other.manifest.name: other.digest for other in beside}
+        _write(args, figures, learned.digest, digests, time.monotonic() - began)
     if args.plot:
-        horizon = recipe.unroll.horizons[-1].steps
+        horizon = recipe.way_to_train.horizons[-1].steps
         draw_comparison(panels, args.plot, title=recipe.name, horizon=horizon)
     return 0
 
@@ -97,20 +107,25 @@ def _variant(text: str) -> tuple[str, list[str]]:
     return title, [part for part in overrides.split(";") if part]
 
 
-def _write(args: argparse.Namespace, figures: dict[str, Any], digest: str, seconds: float) -> None:
+def _write(
+    args: argparse.Namespace, figures: dict[str, Any], digest: str, beside: dict[str, str], seconds: float
+) -> None:
     from kshot_training.results import hardware
 
-    variants = "".join(f" --variant '{text}'" for text in args.variant)
+    options = f" --optimizer {args.optimizer}" if args.optimizer else ""
+    options += "".join(f" --beside {name}" for name in args.beside)
+    options += "".join(f" --variant '{text}'" for text in args.variant)
     written = {
         "recipe": args.recipe,
         "optimizer": digest,
+        "beside": beside,
         "runs": args.runs,
         "tuning_runs": args.tuning_runs,
         "tuned_at": args.tuned_at,
         "hardware": hardware(),
         "seconds": round(seconds, 1),
         "command": f"kshot compare {args.recipe} --runs {args.runs} --tuning-runs {args.tuning_runs} "
-        f"--steps {args.steps}{variants}",
+        f"--steps {args.steps}{options}",
         "problems": figures,
     }
     args.json.parent.mkdir(parents=True, exist_ok=True)

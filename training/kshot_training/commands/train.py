@@ -161,7 +161,7 @@ def _train_optimizer(recipe: OptimizerRecipe, args: argparse.Namespace) -> int:
             recipe,
             folder,
             families,
-            reporter=lambda done: bar_reporter(done=done, steps=recipe.outer.steps, tasks=recipe.unroll.tasks),
+            reporter=lambda done: bar_reporter(done=done, steps=recipe.outer.steps, tasks=recipe.way_to_train.tasks),
             stop=stop,
             resume=args.resume,
         )

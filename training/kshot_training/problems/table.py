@@ -11,6 +11,7 @@ from kshot_models.registry import build_component
 from kshot_training.data import ImageClasses
 from kshot_training.errors import RecipeError
 from kshot_training.problems.base import ProblemFamily
+from kshot_training.problems.gaussians import ClusterNetworks, LogisticRegressions
 from kshot_training.problems.images import ImageNetworks
 from kshot_training.problems.quadratic import Quadratics
 
@@ -26,6 +27,24 @@ class Surroundings(NamedTuple):
 
 def _quadratic(around: Surroundings, *, dimensions: int = 10, start_scale: float = 0.01) -> ProblemFamily:
     return Quadratics(dimensions=dimensions, start_scale=start_scale, seed=around.seed)
+
+
+def _logistic(around: Surroundings, *, dimensions: int = 3, points: int = 100, decay: float = 5e-4) -> ProblemFamily:
+    return LogisticRegressions(dimensions=dimensions, points=points, decay=decay, seed=around.seed)
+
+
+def _clusters(
+    around: Surroundings,
+    *,
+    hidden: int = 8,
+    dimensions: int = 2,
+    points: int = 100,
+    decay: float = 5e-4,
+    start_scale: float = 1.0,
+) -> ProblemFamily:
+    return ClusterNetworks(
+        hidden=hidden, dimensions=dimensions, points=points, decay=decay, start_scale=start_scale, seed=around.seed
+    )
 
 
 def _mlp(
@@ -60,7 +79,9 @@ def _conv(
 
 
 PROBLEMS: Mapping[str, Callable[..., ProblemFamily]] = {
+    "clusters": _clusters,
     "conv": _conv,
+    "logistic": _logistic,
     "mlp": _mlp,
     "quadratic": _quadratic,
 }
