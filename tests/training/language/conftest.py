@@ -22,8 +22,8 @@ SMALL = (
     "unroll={steps = 3, tasks = 2, horizons = [{steps = 3}, {since = 1, steps = 6}]}",
     "outer={learning_rate = 0.01, steps = 5}",
     "validation={every = 2, characters = 64}",
-    "dynamic={sgd_rates = [0.1, 1.0], rms_rates = [0.01], decays = [0.0, 0.01], characters = 64}",
-    "measure={characters = 160, together = 2}",
+    "dynamic={sgd_rates = [0.1], rms_rates = [0.01], decays = [0.0, 0.01], characters = 64}",
+    "measure={characters = 160, together = 6}",
     "checkpoint_every=1",
 )
 
