@@ -95,10 +95,11 @@ def train_language(
     (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
     static = _static_phase(recipe, folder, texts)
     if not _run(static, reporter, stop, resume=resume) or stop():
-        return _outcome(recipe, texts, static, None)
-    updater = _updater_phase(recipe, folder, texts, *_read_with(recipe, texts, static.best.init))
+        return _outcome(recipe, *_read_with(recipe, texts, static.best.init), static, None)
+    reader, rms = _read_with(recipe, texts, static.best.init)
+    updater = _updater_phase(recipe, folder, texts, reader)
     _run(updater, reporter, stop, resume=resume)
-    return _outcome(recipe, texts, static, updater)
+    return _outcome(recipe, reader, rms, static, updater)
 
 
 def load_language(recipe: LanguageRecipe, folder: Path, texts: Texts) -> TrainedLanguage:
@@ -110,8 +111,9 @@ def load_language(recipe: LanguageRecipe, folder: Path, texts: Texts) -> Trained
     static = _static_phase(recipe, folder, texts)
     if not static.restore():
         raise CheckpointError(f"expected a run of {recipe.name} in {folder}; `kshot train` makes one")
-    updater = _updater_phase(recipe, folder, texts, *_read_with(recipe, texts, static.best.init))
-    return _outcome(recipe, texts, static, updater if updater.restore() else None)
+    reader, rms = _read_with(recipe, texts, static.best.init)
+    updater = _updater_phase(recipe, folder, texts, reader)
+    return _outcome(recipe, reader, rms, static, updater if updater.restore() else None)
 
 
 def _run(phase: Phase, reporter: Callable[[int, int], Any], stop: Callable[[], bool], *, resume: bool) -> bool:
@@ -145,8 +147,7 @@ def _static_phase(recipe: LanguageRecipe, folder: Path, texts: Texts) -> Phase:
     )
 
 
-def _updater_phase(recipe: LanguageRecipe, folder: Path, texts: Texts, reader: Reader, rms: Params) -> Phase:
-    del rms
+def _updater_phase(recipe: LanguageRecipe, folder: Path, texts: Texts, reader: Reader) -> Phase:
     rule, section = _rule(recipe), recipe.unroll
     fresh = MetaParams({}, rule.init(reader.static, torch.Generator().manual_seed(recipe.seed)), {})
     longest = max(horizon.steps for horizon in section.horizons) + 1
@@ -172,9 +173,10 @@ def _updater_phase(recipe: LanguageRecipe, folder: Path, texts: Texts, reader: R
     )
 
 
-def _outcome(recipe: LanguageRecipe, texts: Texts, static: Phase, updater: Phase | None) -> TrainedLanguage:
+def _outcome(
+    recipe: LanguageRecipe, reader: Reader, rms: Params, static: Phase, updater: Phase | None
+) -> TrainedLanguage:
     phase = updater or static
-    reader, rms = _read_with(recipe, texts, static.best.init)
     finished = updater is not None and updater.state.step >= updater.outer.steps
     phi = {} if updater is None else updater.best.inner
     return TrainedLanguage(finished, phase.state.step, phase.title, reader, rms, _rule(recipe), phi)
