@@ -56,6 +56,18 @@ LEARNERS: dict[str, dict[str, object]] = {
         "shared",
         [{"type": "meta_learner_lstm", "hidden": 5, "forget_bias": (7.0, 8.0), "input_bias": (-1.5, -1.0)}],
     ),
+    "shared-meta-learner-lstm-rows": _gradient(
+        "shared",
+        [
+            {
+                "type": "meta_learner_lstm",
+                "hidden": 5,
+                "forget_bias": (7.0, 8.0),
+                "input_bias": (-1.5, -1.0),
+                "gates": "row",
+            }
+        ],
+    ),
     "shared-linear-rule": _gradient("shared", [{"type": "linear_rule", "rate": 0.3}]),
     "shared-policy": _gradient("shared", [{"type": "policy", "history": 3, "hidden": 5, "rate": 0.3}]),
     "shared-newton-cg": _gradient("shared", [{"type": "newton_cg", "strength": 0.5, "cg_steps": 3}]),

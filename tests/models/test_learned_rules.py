@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from kshot_models.inner import InnerOptimizer, linear_rule, lstm, meta_learner_lstm, policy, sgd
 from kshot_models.inner.coordinates import log_and_sign
-from kshot_models.tree import tree_add, tree_map
+from kshot_models.inner.per_tensor import per_tensor
+from kshot_models.tree import tree_add, tree_map, under
 from kshot_models.types import Params
 
 Array = NDArray[np.float64]
@@ -23,6 +25,7 @@ RULES: dict[str, InnerOptimizer] = {
     "lstm": lstm(hidden=(5, 4), scale=0.3),
     "lstm raw": lstm(hidden=(6,), p=0, scale=0.5),
     "meta_learner_lstm": meta_learner_lstm(hidden=5),
+    "rows": meta_learner_lstm(hidden=5, gates="row"),
     "linear_rule": linear_rule(rate=0.1),
     "policy": policy(history=3, hidden=5, rate=0.1),
 }
@@ -177,7 +180,49 @@ def test_a_policy_rests_where_there_never_was_a_gradient_and_has_a_derivative_th
     assert all(part.isfinite().all() for part in back if part is not None)
 
 
-@rules
+@pytest.mark.parametrize(("gates", "groups"), [("row", [[0, 1, 2], [3, 4, 5], [6]]), ("tensor", [range(6), [6]])])
+def test_shared_gates_equal_numpy_group_by_group(gates: Literal["row", "tensor"], groups: list[list[int]]) -> None:
+    rule = meta_learner_lstm(hidden=5, p=2.0, forget_bias=(1.0, 2.0), input_bias=(-2.0, -1.0), gates=gates)
+    phi, generator = fresh(rule), torch.Generator().manual_seed(1)
+    params = {"w": torch.randn(2, 3, generator=generator).double(), "b": torch.tensor(0.7, dtype=torch.float64)}
+    bound, theta = rule.bind(phi), flat(params)
+    state, memory = bound.init(params), [(np.zeros(5), np.zeros(5), 0.0, 0.0) for _ in groups]
+    for _ in range(3):
+        grads = {name: torch.randn(leaf.shape, generator=generator).double() for name, leaf in params.items()}
+        updates, state = bound.update(grads, state, params, torch.tensor(0.6, dtype=torch.float64))
+        params, slopes = tree_add(params, updates), flat(grads)
+        for k, group in enumerate(groups):
+            h, c, f, i = memory[k]
+            g, t = np.abs(slopes[group]).mean(), np.abs(theta[group]).mean()
+            h, c = np_cell(phi, "lstm", np.array(np_preprocess(0.6, 2.0) + np_preprocess(g, 2.0)), h, c)
+            f = phi["forget.weight"].numpy() @ [*h, t, f] + float(phi["forget.bias"])
+            i = phi["input.weight"].numpy() @ [*h, t, i] + float(phi["input.bias"])
+            memory[k] = (h, c, f, i)
+            theta[group] = np_sigmoid(f) * theta[group] - np_sigmoid(i) * slopes[group]
+        np.testing.assert_allclose(flat(params), theta, rtol=1e-12)
+
+
+def test_a_rule_for_each_tensor_is_each_tensor_alone() -> None:
+    rule = meta_learner_lstm(hidden=3)
+    apart = per_tensor(rule)
+    phi = fresh(apart)
+    assert {name.partition(":")[0] for name in phi} == {"w", "b"}
+    assert not torch.equal(phi["w:forget.bias"], phi["b:forget.bias"])
+    bound, params, loss = apart.bind(phi), START, torch.tensor(0.4, dtype=torch.float64)
+    state = bound.init(params)
+    for _ in range(3):
+        updates, state = bound.update(gradient(params), state, params, loss)
+        params = tree_add(params, updates)
+    for name, leaf in START.items():
+        alone, one = rule.bind(under(f"{name}:", phi)), {name: leaf}
+        memory = alone.init(one)
+        for _ in range(3):
+            updates, memory = alone.update({name: gradient({**START, **one})[name]}, memory, one, loss)
+            one = tree_add(one, updates)
+        assert torch.equal(one[name], params[name])
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if name != "rows"])
 def test_neither_order_nor_number_of_coordinates_matters(name: str) -> None:
     rule = RULES[name]
     phi = fresh(rule)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from kshot_training.language.results import render_language
 from kshot_training.optimizer_results import render_comparisons
 from kshot_training.results import Row, hardware, main, read_rows, record, render, table_rows
 
@@ -91,4 +92,5 @@ def test_the_committed_table_is_the_one_that_the_committed_measurements_make() -
     rows = table_rows(REPOSITORY / "training" / "results")
     assert rows
     comparisons = render_comparisons(sorted((REPOSITORY / "training/results/optimizers").glob("*.json")))
-    assert (REPOSITORY / "RESULTS.md").read_text(encoding="utf-8") == render(rows) + comparisons
+    languages = render_language(sorted((REPOSITORY / "training/results/language").glob("*.json")))
+    assert (REPOSITORY / "RESULTS.md").read_text(encoding="utf-8") == render(rows) + comparisons + languages

@@ -74,14 +74,14 @@ def roll_out(
     rule: InnerOptimizer, phi: Params, problem: Problem, *, steps: int, spread: Spread, noise: Noise
 ) -> Rollout:
     """Let the stochastic optimizer work; nothing is differentiated."""
-    params, state, _ = begin(rule, phi, problem)
+    params, state, _, memory = begin(rule, phi, problem)
     seen: list[Params] = []
     read: list[Params] = []
     scores: list[Params] = []
     path = []
     with torch.no_grad():
         for step in range(steps):
-            losses, grads = loss_gradients(problem, params, step)
+            losses, grads, memory = loss_gradients(problem, params, memory, step)
             means, state = rule_updates(rule, phi, grads, state, params, losses)
             sigma, drawn = spread(means), noise(step, means)
             seen.append(params)

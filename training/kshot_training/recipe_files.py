@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
 from kshot_training import optimizer_recipe, recipe
 from kshot_training.errors import RecipeError
+from kshot_training.language import recipe as language_recipe
+from kshot_training.language.recipe import LanguageRecipe
 from kshot_training.optimizer_recipe import OptimizerRecipe
 from kshot_training.recipe import Recipe
+from kshot_training.sections import Section
 
-__all__ = ["apply_override", "read_any_recipe", "read_optimizer_recipe", "read_recipe", "shipped_recipes"]
+__all__ = [
+    "AnyRecipe",
+    "apply_override",
+    "read_any_recipe",
+    "read_language_recipe",
+    "read_optimizer_recipe",
+    "read_recipe",
+    "shipped_recipes",
+]
+
+R = TypeVar("R", bound=Section)
+AnyRecipe: TypeAlias = Recipe | OptimizerRecipe | LanguageRecipe
+
+_KINDS: Mapping[type[Section], tuple[str, str]] = {
+    OptimizerRecipe: ("[problem]", "an optimizer"),
+    LanguageRecipe: ("[text]", "a language model"),
+}  # the section that tells it, and what it trains; what has neither trains a learner
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -35,22 +54,21 @@ def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: There is no such recipe, it is no TOML, it does not fit the models, or it is that of an optimizer.
     """
-    found = read_any_recipe(name_or_path, overrides)
-    if isinstance(found, OptimizerRecipe):
-        raise RecipeError(f"{name_or_path} has a [problem]: it trains an optimizer, and here a learner is wanted")
-    return found
+    return _read_kind(Recipe, name_or_path, overrides)
 
 
 def read_optimizer_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> OptimizerRecipe:
     """Read the recipe of a learned optimizer; as `read_recipe`."""
-    found = read_any_recipe(name_or_path, overrides)
-    if not isinstance(found, OptimizerRecipe):
-        raise RecipeError(f"{name_or_path} has no [problem]: it trains a learner, and here an optimizer is wanted")
-    return found
+    return _read_kind(OptimizerRecipe, name_or_path, overrides)
 
 
-def read_any_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe | OptimizerRecipe:
-    """Read a recipe of either kind: one with a [problem] trains an optimizer."""
+def read_language_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> LanguageRecipe:
+    """Read the recipe of a dynamical language model; as `read_recipe`."""
+    return _read_kind(LanguageRecipe, name_or_path, overrides)
+
+
+def read_any_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> AnyRecipe:
+    """Read a recipe of any kind: one with a [problem] trains an optimizer, one with a [text] a language model."""
     path = _find(name_or_path)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -59,6 +77,8 @@ def read_any_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe 
     for override in overrides:
         apply_override(raw, override)
     try:
+        if "text" in raw:
+            return LanguageRecipe.model_validate(raw)
         return OptimizerRecipe.model_validate(raw) if "problem" in raw else Recipe.model_validate(raw)
     except ValidationError as error:
         lines = "\n".join(f"  {_explain(problem)}" for problem in error.errors(include_url=False))
@@ -84,6 +104,15 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         node[last] = _value(text)
     else:
         raise RecipeError(f"{key}: the part before {last!r} is a value, not a table")
+
+
+def _read_kind(kind: type[R], name_or_path: str, overrides: Sequence[str]) -> R:
+    found = read_any_recipe(name_or_path, overrides)
+    if isinstance(found, kind):
+        return found
+    (has, trains), (lacks, wanted) = (_KINDS.get(each, ("", "a learner")) for each in (type(found), kind))
+    told = f"has a {has}" if has else f"has no {lacks}"
+    raise RecipeError(f"{name_or_path} {told}: it trains {trains}, and here {wanted} is wanted")
 
 
 def _find(name_or_path: str) -> Path:
@@ -131,7 +160,7 @@ def _explain(problem: Any) -> str:
 def _known_keys() -> set[str]:
     sections = [
         m
-        for module in (recipe, optimizer_recipe)
+        for module in (recipe, optimizer_recipe, language_recipe)
         for m in vars(module).values()
         if isinstance(m, type) and hasattr(m, "model_fields")
     ]

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kshot_training.language.results import render_language
 from kshot_training.optimizer_results import render_comparisons
 from kshot_training.reproductions import read_reproductions, setting_rank
 
@@ -255,7 +256,8 @@ def main(arguments: list[str]) -> int:
     """Write RESULTS.md: python -m kshot_training.results FOLDER RESULTS.md."""
     folder, target = map(Path, arguments)
     comparisons = render_comparisons(sorted((folder / "optimizers").glob("*.json")))
-    target.write_text(render(table_rows(folder)) + comparisons, encoding="utf-8")
+    languages = render_language(sorted((folder / "language").glob("*.json")))
+    target.write_text(render(table_rows(folder)) + comparisons + languages, encoding="utf-8")
     return 0
 
 

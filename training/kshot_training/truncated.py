@@ -19,7 +19,7 @@ import torch
 from kshot_models.tree import prefixed, tree_map, under
 from kshot_models.types import MetaParams, Params
 from kshot_training.meta_gradients.base import Metrics
-from kshot_training.problems import Problem, ProblemFamily
+from kshot_training.problems import Family, Optimizee
 from kshot_training.unroll import Unroll, Walk, begin
 
 __all__ = ["Truncated"]
@@ -35,10 +35,10 @@ class Truncated:
         horizon: outer step -> how long a problem that is drawn then is worked on; a multiple of the stretch.
     """
 
-    def __init__(self, unroll: Unroll, family: ProblemFamily, *, tasks: int, horizon: Callable[[int], int]) -> None:
+    def __init__(self, unroll: Unroll, family: Family, *, tasks: int, horizon: Callable[[int], int]) -> None:
         self._unroll, self._family, self._tasks, self._horizon = unroll, family, tasks, horizon
         self._number, self._until = -1, 0
-        self._problem: Problem | None = None
+        self._problem: Optimizee | None = None
         self._walk: Walk | None = None
 
     def gradient(self, meta: MetaParams, step: int) -> tuple[MetaParams, Metrics]:
@@ -51,7 +51,10 @@ class Truncated:
         loss, final, walk = self._unroll(phi, self._problem, self._walk)
         grads = torch.autograd.grad(loss, list(phi.values()), allow_unused=True, materialize_grads=True)
         self._walk = Walk(
-            tree_map(torch.Tensor.detach, walk.params), tuple(part.detach() for part in walk.state), walk.taken
+            tree_map(torch.Tensor.detach, walk.params),
+            tuple(part.detach() for part in walk.state),
+            walk.taken,
+            tree_map(torch.Tensor.detach, walk.memory),
         )
         seen = Metrics(loss.detach(), loss.new_full((), torch.nan), {"final_loss": final.mean()})
         return MetaParams({}, dict(zip(phi, grads, strict=True)), {}), seen
@@ -62,7 +65,8 @@ class Truncated:
         if self._walk is None:
             return {}, values
         state = {f"state/{i}": part for i, part in enumerate(self._walk.state)}
-        return {**prefixed("params/", self._walk.params), **state}, {**values, "taken": self._walk.taken}
+        memory = prefixed("memory/", self._walk.memory)
+        return {**prefixed("params/", self._walk.params), **state, **memory}, {**values, "taken": self._walk.taken}
 
     def load(self, tensors: Params, values: Mapping[str, Any]) -> None:
         """Put back what `tensors` returned."""
@@ -73,4 +77,5 @@ class Truncated:
         # In the order of the problem's own parameters: a file sorts its names.
         params = {name: tensors[f"params/{name}"] for name in self._problem.start}
         state = tuple(tensors[f"state/{i}"] for i in range(len(under("state/", tensors))))
-        self._walk = Walk(params, state, values["taken"])
+        memory = {name: tensors[f"memory/{name}"] for name in self._problem.memory}
+        self._walk = Walk(params, state, values["taken"], memory)

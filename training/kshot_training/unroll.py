@@ -4,7 +4,8 @@
 
 Gradients count as constants, in the rule's input and in nothing else (Andrychowicz et al., 2016, arXiv 1606.04474):
 the derivative of a loss by theta_t is the very gradient that the rule is fed, so each step needs one forward and one
-backward pass of the optimizee, and no graph of it is kept. f_t is judged before the rule has seen its mini-batch.
+backward pass of the optimizee, and no graph of it is kept. f_t is judged before the rule has seen its mini-batch. What
+an optimizee remembers from step to step counts as a constant too.
 
 The tasks of a problem run side by side under vmap, each with a state of its own.
 """
@@ -24,7 +25,7 @@ from kshot_models.inner.state import flatten
 from kshot_models.inner.transformation import InnerOptimizer
 from kshot_models.tree import tree_add, tree_map
 from kshot_models.types import Params
-from kshot_training.problems.base import Problem
+from kshot_training.problems.base import Optimizee
 from kshot_training.recompute import recomputed, segment_lengths
 
 __all__ = ["Measure", "Unroll", "Walk", "begin", "loss_gradients", "optimize", "rule_updates"]
@@ -38,14 +39,15 @@ class Walk(NamedTuple):
     params: Params  # (tasks, *shape) each
     state: tuple[Tensor, ...]  # (tasks, ...) the rule's, as `flatten` orders it
     taken: int  # steps so far
+    memory: Params  # (tasks, ...) the optimizee's own
 
 
-def begin(rule: InnerOptimizer, phi: Params, problem: Problem) -> Walk:
+def begin(rule: InnerOptimizer, phi: Params, problem: Optimizee) -> Walk:
     """The walk before its first step."""
     bound = rule.bind(phi)
     with torch.no_grad():
         state = vmap(lambda params: flatten(bound.init(params))[0])(problem.start)
-    return Walk(problem.start, tuple(state), 0)
+    return Walk(problem.start, tuple(state), 0, problem.memory)
 
 
 @dataclass(frozen=True)
@@ -67,36 +69,37 @@ class Unroll:
     measure: Measure = "loss"
     recompute: int | None = None
 
-    def __call__(self, phi: Params, problem: Problem, walk: Walk) -> tuple[Tensor, Tensor, Walk]:
+    def __call__(self, phi: Params, problem: Optimizee, walk: Walk) -> tuple[Tensor, Tensor, Walk]:
         """Go on from `walk`.
 
         Returns:
             the meta-loss, a scalar, the mean over tasks; the losses at the end (tasks,), and where the tasks are then.
         """
-        names, places = list(phi), list(walk.params)
+        names, places, kept = list(phi), list(walk.params), list(walk.memory)
         weights = [0.0, *(self.weights or [1.0] * self.steps)]  # of the losses at theta_0, which owes nothing to phi
         share = 1 / sum(weights)
 
-        def pack(params: Params, state: Sequence[Tensor], total: Tensor) -> tuple[Tensor, ...]:
-            return (total, *params.values(), *state)
+        def pack(params: Params, state: Sequence[Tensor], memory: Params, total: Tensor) -> tuple[Tensor, ...]:
+            return (total, *params.values(), *memory.values(), *state)
 
-        def unpack(carried: Sequence[Tensor]) -> tuple[Params, tuple[Tensor, ...], Tensor]:
+        def unpack(carried: Sequence[Tensor]) -> tuple[Params, tuple[Tensor, ...], Params, Tensor]:
             total, *rest = carried
-            return dict(zip(places, rest, strict=False)), tuple(rest[len(places) :]), total
+            params, rest = dict(zip(places, rest, strict=False)), rest[len(places) :]
+            return params, tuple(rest[len(kept) :]), dict(zip(kept, rest, strict=False)), total
 
         def stretch(
             shared: tuple[Tensor, ...], carried: tuple[Tensor, ...], first: int, count: int
         ) -> tuple[Tensor, ...]:
             rule_phi = dict(zip(names, shared, strict=True))
-            params, state, total = unpack(carried)
+            params, state, memory, total = unpack(carried)
             for i in range(first, first + count):
-                losses, grads = loss_gradients(problem, params, walk.taken + i)
+                losses, grads, memory = loss_gradients(problem, params, memory, walk.taken + i)
                 total = total + share * weights[i] * self._judged(losses, grads, params)
                 updates, state = rule_updates(self.rule, rule_phi, grads, state, params, losses)
                 params = tree_add(params, updates)
-            return pack(params, state, total)
+            return pack(params, state, memory, total)
 
-        shared, carried = tuple(phi.values()), pack(walk.params, walk.state, _zero(walk.params))
+        shared, carried = tuple(phi.values()), pack(walk.params, walk.state, walk.memory, _zero(walk.params))
         lengths = [self.steps] if self.recompute is None else segment_lengths(self.steps, self.recompute or None)
         first = 0
         for count in lengths:
@@ -106,10 +109,10 @@ class Unroll:
             else:
                 shared, carried = recomputed(run, shared, carried)
             first += count
-        params, state, total = unpack(carried)
-        losses, grads = loss_gradients(problem, params, walk.taken + self.steps)
+        params, state, memory, total = unpack(carried)
+        losses, grads, _ = loss_gradients(problem, params, memory, walk.taken + self.steps)
         total = total + share * weights[self.steps] * self._judged(losses, grads, params)
-        return total, losses, Walk(params, state, walk.taken + self.steps)
+        return total, losses, Walk(params, state, walk.taken + self.steps, memory)
 
     def _judged(self, losses: Tensor, grads: Params, params: Params) -> Tensor:
         """The mean loss (or logarithm), whose derivative by the parameters is known already: a scalar."""
@@ -123,31 +126,31 @@ class Unroll:
         return value
 
 
-def optimize(rule: InnerOptimizer, phi: Params, problem: Problem, steps: int) -> Tensor:
+def optimize(rule: InnerOptimizer, phi: Params, problem: Optimizee, steps: int) -> Tensor:
     """Let the rule work; nothing is differentiated.
 
     Returns:
         the losses before each step and after the last one, (steps + 1, tasks).
     """
-    params, state, _ = begin(rule, phi, problem)
+    params, state, _, memory = begin(rule, phi, problem)
     path = []
     with torch.no_grad():
         for step in range(steps):
-            losses, grads = loss_gradients(problem, params, step)
+            losses, grads, memory = loss_gradients(problem, params, memory, step)
             path.append(losses)
             updates, state = rule_updates(rule, phi, grads, state, params, losses)
             params = tree_add(params, updates)
-        path.append(problem.losses(params, steps))
+        path.append(problem.look(params, memory, steps)[0])
     return torch.stack(path)
 
 
-def loss_gradients(problem: Problem, params: Params, step: int) -> tuple[Tensor, Params]:
-    """The losses of a step (tasks,), and each task's gradient, without graph."""
+def loss_gradients(problem: Optimizee, params: Params, memory: Params, step: int) -> tuple[Tensor, Params, Params]:
+    """The losses (tasks,), each task's gradient, and the memory after the step; all without graph."""
     with torch.enable_grad():
         leaves = tree_map(lambda p: p.detach().requires_grad_(), params)
-        losses = problem.losses(leaves, step)
+        losses, after = problem.look(leaves, tree_map(Tensor.detach, memory), step)
         grads = torch.autograd.grad(losses.sum(), list(leaves.values()))
-    return losses.detach(), dict(zip(leaves, grads, strict=True))
+    return losses.detach(), dict(zip(leaves, grads, strict=True)), tree_map(Tensor.detach, after)
 
 
 def rule_updates(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kshot_models.types import Params
 
-__all__ = ["init_lstm_cell", "lstm_cell"]
+__all__ = ["init_lstm_cell", "lstm_cell", "through_gates"]
 
 
 def init_lstm_cell(
@@ -51,6 +51,19 @@ def lstm_cell(weights: Params, inputs: Tensor, hidden: Tensor, cell: Tensor) -> 
         h' and c', (hidden, n) each.
     """
     gates = weights["weight_input"] @ inputs + weights["weight_hidden"] @ hidden + weights["bias"][:, None]
-    i, f, g, o = gates.chunk(4)
+    return through_gates(gates, cell)
+
+
+def through_gates(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """The step from what the gates are before their sigmoids, for who has computed these in another way.
+
+    Args:
+        gates: (..., 4 hidden, n), the four blocks in the order of the weights.
+        cell: (..., hidden, n).
+
+    Returns:
+        h' and c', (..., hidden, n) each.
+    """
+    i, f, g, o = gates.chunk(4, dim=-2)
     cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
     return o.sigmoid() * cell.tanh(), cell

@@ -9,16 +9,19 @@ code): the gates are fed what they were *before* the sigmoid; the loss is an inp
 alike; the step takes the gradient without preprocessing; the start of the cell state is learned, which here are the
 learner's own meta-parameters. Gates start near f = 0.99 and i = 0.01. The published code divides the gradient by the
 batch size once more; here it is that of the mean loss, and b_I says how large a step is.
+
+A state for every coordinate costs many times the learner itself. Gates may therefore be shared by the coordinates of a
+row (along a tensor's first axis) or of a whole tensor; they then see mean absolute values of gradient and theta.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from kshot_models.inner.coordinates import coordinates, count_coordinates, log_and_sign, shaped_like
+from kshot_models.inner.coordinates import coordinates, log_and_sign
 from kshot_models.inner.lstm_cell import init_lstm_cell, lstm_cell
 from kshot_models.inner.transformation import GradientTransformation, InnerOptimizer, Objective
 from kshot_models.tree import prefixed, under
@@ -26,16 +29,18 @@ from kshot_models.types import Params
 
 __all__ = ["MetaLearnerLSTMState", "meta_learner_lstm"]
 
+Sharing: TypeAlias = Literal["coordinate", "row", "tensor"]
+
 _BOUND = 0.01  # of all fresh weights, as published
 
 
 class MetaLearnerLSTMState(NamedTuple):
-    """What each coordinate remembers."""
+    """What each coordinate, row or tensor remembers."""
 
-    hidden: Tensor  # (hidden, coordinates) of the first LSTM
-    cell: Tensor  # (hidden, coordinates)
-    forget: Tensor  # (coordinates,) f~ of the step before, before the sigmoid
-    input: Tensor  # (coordinates,) i~ likewise
+    hidden: Tensor  # (hidden, gates) of the first LSTM
+    cell: Tensor  # (hidden, gates)
+    forget: Tensor  # (gates,) f~ of the step before, before the sigmoid
+    input: Tensor  # (gates,) i~ likewise
 
 
 def meta_learner_lstm(
@@ -44,6 +49,7 @@ def meta_learner_lstm(
     p: float = 10.0,
     forget_bias: tuple[float, float] = (4.0, 5.0),
     input_bias: tuple[float, float] = (-5.0, -4.0),
+    gates: Sharing = "coordinate",
 ) -> InnerOptimizer:
     """Two LSTMs, the second of which has the fast weights for its cell.
 
@@ -52,6 +58,7 @@ def meta_learner_lstm(
         p: of the preprocessing, see `log_and_sign`.
         forget_bias: b_F is drawn uniformly from these bounds; 4 to 5 lets 98 to 99 % of a weight pass.
         input_bias: b_I likewise; -5 to -4 are rates of 0.007 to 0.018.
+        gates: who has gates of its own.
 
     Raises:
         ValueError: no units, a p that is not above 0, or bounds in the wrong order.
@@ -68,7 +75,7 @@ def meta_learner_lstm(
 
     def bind(phi: Params) -> GradientTransformation:
         def start(params: Params) -> MetaLearnerLSTMState:
-            some, count = next(iter(params.values())), count_coordinates(params)
+            some, count = next(iter(params.values())), sum(_count(leaf, gates) for leaf in params.values())
             zeros, closed = some.new_zeros(hidden, count), some.new_zeros(count)
             return MetaLearnerLSTMState(zeros, zeros, closed, closed)
 
@@ -81,15 +88,16 @@ def meta_learner_lstm(
             objective: Objective | None = None,
         ) -> tuple[Params, MetaLearnerLSTMState]:
             del objective
-            gradient, theta = coordinates(grads), coordinates({name: params[name] for name in grads})
+            gradient, theta = (_seen({name: tree[name] for name in grads}, gates) for tree in (grads, params))
             seen = log_and_sign(loss, p)[:, None].expand(2, len(gradient))
             signal = torch.cat([seen, log_and_sign(gradient, p)])
             h, cell = lstm_cell(under("lstm.", phi), signal, state.hidden, state.cell)
             f = _gate(under("forget.", phi), h, theta, state.forget)
             i = _gate(under("input.", phi), h, theta, state.input)
             # theta' - theta, with 1 - sigmoid(f) = sigmoid(-f): a gate that is all but open keeps its digits.
-            step = -torch.sigmoid(-f) * theta - torch.sigmoid(i) * gradient
-            return shaped_like(step, grads), MetaLearnerLSTMState(h, cell, f, i)
+            lost, taken = (_spread(gate, grads, gates) for gate in (torch.sigmoid(-f), torch.sigmoid(i)))
+            updates = {name: -lost[name] * params[name] - taken[name] * grad for name, grad in grads.items()}
+            return updates, MetaLearnerLSTMState(h, cell, f, i)
 
         return GradientTransformation(start, update)
 
@@ -112,5 +120,29 @@ def _fresh_rule(
 
 
 def _gate(gate: Params, h: Tensor, theta: Tensor, before: Tensor) -> Tensor:
-    """What a gate is before the sigmoid, (coordinates,), of h (hidden, coordinates) and what it was the step before."""
+    """What a gate is before the sigmoid, (gates,), of h (hidden, gates) and what it was the step before."""
     return gate["weight"] @ torch.cat([h, theta[None], before[None]]) + gate["bias"]
+
+
+def _count(leaf: Tensor, sharing: Sharing) -> int:
+    """How many gates a tensor has."""
+    if sharing == "coordinate":
+        return leaf.numel()
+    return leaf.shape[0] if sharing == "row" and leaf.ndim else 1
+
+
+def _seen(tree: Params, sharing: Sharing) -> Tensor:
+    """What the gates are shown of a tree, (gates,): its coordinates, or mean absolute values of rows or tensors."""
+    if sharing == "coordinate":
+        return coordinates(tree)
+    return torch.cat([leaf.abs().reshape(_count(leaf, sharing), -1).mean(1) for leaf in tree.values()])
+
+
+def _spread(gate: Tensor, tree: Params, sharing: Sharing) -> Params:
+    """A gate (gates,) as something that multiplies each tensor of a tree."""
+    parts = torch.split(gate, [_count(leaf, sharing) for leaf in tree.values()])
+    shapes = [leaf.shape if sharing == "coordinate" else (-1, *(1,) * (leaf.ndim - 1)) for leaf in tree.values()]
+    return {
+        name: part.reshape(shape if leaf.ndim else ())
+        for (name, leaf), part, shape in zip(tree.items(), parts, shapes, strict=True)
+    }

@@ -14,6 +14,8 @@ from kshot_models.registry import build_inner_optimizer
 from kshot_models.types import MetaParams
 from kshot_training import build
 from kshot_training.errors import RecipeError
+from kshot_training.language.model import CharacterLSTM
+from kshot_training.language.recipe import LanguageRecipe
 from kshot_training.meta_gradients import through_adaptation
 from kshot_training.optimizer_recipe import OptimizerRecipe
 from kshot_training.problems import PROBLEMS
@@ -31,6 +33,12 @@ def test_shipped_recipes_are_valid_and_build(name: str) -> None:
         assert recipe.problem.type in PROBLEMS
         rule = build_inner_optimizer(recipe.optimizer)
         phi = rule.init({"any": torch.zeros(1)}, torch.Generator().manual_seed(0))
+        build.build_state(MetaParams({}, phi, {}), recipe.outer)
+        return
+    if isinstance(recipe, LanguageRecipe):
+        static = CharacterLSTM(recipe.text.symbols, recipe.model.hidden).init(torch.Generator().manual_seed(0))
+        phi = build_inner_optimizer(recipe.optimizer).init(static, torch.Generator().manual_seed(0))
+        build.build_state(MetaParams(static, {}, {}), recipe.static.outer)
         build.build_state(MetaParams({}, phi, {}), recipe.outer)
         return
     learner = build.build_learner(recipe.learner, recipe.input)

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kshot_training.language.recipe import LanguageRecipe
     from kshot_training.optimizer_recipe import OptimizerRecipe
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
     from kshot_training.recipe import Recipe
 
 __all__ = ["EXTRA", "HELP", "configure", "run"]
@@ -78,6 +76,7 @@ def _tell_cost(recipe: Recipe) -> int:
 def _train(args: argparse.Namespace) -> int:
     from kshot_training.errors import RecipeError
     from kshot_training.finish import finish
+    from kshot_training.language.recipe import LanguageRecipe
     from kshot_training.optimizer_recipe import OptimizerRecipe
     from kshot_training.process import (
         default_cache,
@@ -98,6 +97,8 @@ def _train(args: argparse.Namespace) -> int:
     recipe = read_any_recipe(args.recipe, args.overrides)
     if isinstance(recipe, OptimizerRecipe):
         return _train_optimizer(recipe, args)
+    if isinstance(recipe, LanguageRecipe):
+        return _train_language(recipe, args)
     if args.dry_run:
         return _tell_cost(recipe)
     folder = _run_folder(recipe.name, args)
@@ -136,7 +137,7 @@ def _run_folder(name: str, args: argparse.Namespace) -> Path:
     from kshot_training.errors import CheckpointError
 
     folder: Path = args.out or Path("runs") / name
-    if not args.resume and any((folder / "checkpoints").glob("step-*")):
+    if not args.resume and any(folder.glob("**/checkpoints/step-*")):
         raise CheckpointError(f"{folder} holds a run: add --resume to go on with it, or name another --out")
     return folder
 
@@ -174,4 +175,34 @@ def _train_optimizer(recipe: OptimizerRecipe, args: argparse.Namespace) -> int:
             f"{row.problem}: log10 of the mean loss after {row.steps} steps {row.log10_mean_loss:.3f} ({row.runs} runs)"
         )
     print(artifact)
+    return 0
+
+
+def _train_language(recipe: LanguageRecipe, args: argparse.Namespace) -> int:
+    import torch
+
+    from kshot_training.errors import RecipeError
+    from kshot_training.language.run import recipe_texts, train_language
+    from kshot_training.process import prepare_process, stop_signals
+    from kshot_training.progress import bar_reporter
+
+    if args.dry_run:
+        raise RecipeError("--dry-run tells the cost of episodes, and a language model is trained on text: leave it out")
+    folder = _run_folder(recipe.name, args)
+    prepare_process()
+    torch.set_num_threads(args.threads or 1)
+    texts = recipe_texts(recipe, args.data_root)
+    with stop_signals() as stop:
+        trained = train_language(
+            recipe,
+            folder,
+            texts,
+            reporter=lambda done, steps: bar_reporter(done=done, steps=steps, tasks=1),
+            stop=stop,
+            resume=args.resume,
+        )
+    if not trained.finished:
+        print(f"{trained.phase}: stopped after outer step {trained.step}; --resume goes on", file=sys.stderr)
+        return 130
+    print(folder)
     return 0

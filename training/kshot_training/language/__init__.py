@@ -1,0 +1,1 @@
+"""Language models that learn on while they read: a learned updater writes their weights (Wolf et al., 2018)."""
