@@ -13,6 +13,7 @@ import functools
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,10 +23,12 @@ from kshot_models.types import Params
 
 __all__ = ["differentiated_at_most_once", "inner_gradient", "remembered", "serving", "transformable"]
 
+Made = TypeVar("Made")
+
 
 class _State(threading.local):
     serving = False
-    memory: dict[tuple[int, Hashable], tuple[Tensor, Tensor]]
+    memory: dict[tuple[int, Hashable], tuple[Tensor, Any]]
 
     def __init__(self) -> None:
         self.memory = {}
@@ -75,7 +78,7 @@ def transformable(objective: Callable[[Params], Tensor]) -> Callable[[Params], T
     return plain
 
 
-def remembered(of: Tensor, what: Hashable, make: Callable[[], Tensor]) -> Tensor:
+def remembered(of: Tensor, what: Hashable, make: Callable[[], Made]) -> Made:
     """What `make` computes of the tensor `of`: once while serving, however often it is asked for.
 
     For what depends on the images alone, which are the same in every inner step.
@@ -85,7 +88,8 @@ def remembered(of: Tensor, what: Hashable, make: Callable[[], Tensor]) -> Tensor
     key = (id(of), what)
     if key not in _state.memory:
         _state.memory[key] = (of, make())  # holding it, so that no other tensor gets its id
-    return _state.memory[key][1]
+    made: Made = _state.memory[key][1]
+    return made
 
 
 @contextmanager

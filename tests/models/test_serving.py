@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import grad
 
 from kshot_models.inner.transformation import Objective
-from kshot_models.networks.block import BlockShape, block, block_with_moments
+from kshot_models.networks.block import BlockShape, Layer, blocks, blocks_with_moments
 from kshot_models.norm import normalize, weighted_moments
 from kshot_models.serving import differentiated_at_most_once, inner_gradient, remembered, serving, transformable
 from kshot_models.types import Examples
@@ -49,7 +49,7 @@ def test_a_block_is_its_four_operations_and_so_are_its_derivatives(name: str, ri
     values[2] = values[2].abs() if rises else values[2]
     leaves = [value.requires_grad_() for value in values]
     expected = by_hand(*leaves, shape)
-    out, mean, variance = block(*leaves, shape)
+    out, [(mean, variance)] = blocks(leaves[0], [Layer(*leaves[1:])], shape)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
     raw = torch.nn.functional.conv2d(leaves[0], leaves[1], stride=shape.stride, padding=1)
     torch.testing.assert_close((mean, variance), weighted_moments(raw.detach(), None), rtol=0, atol=1e-12)
@@ -63,7 +63,10 @@ def test_a_block_is_its_four_operations_and_so_are_its_derivatives(name: str, ri
 def test_a_blocks_derivatives_are_finite_differences(name: str) -> None:
     shape, values = drawn(name, outside=3)
     assert torch.autograd.gradcheck(
-        lambda *leaves: block(*leaves, shape)[0], [value.requires_grad_() for value in values], eps=1e-7, atol=1e-5
+        lambda *leaves: blocks(leaves[0], [Layer(*leaves[1:])], shape)[0],
+        [value.requires_grad_() for value in values],
+        eps=1e-7,
+        atol=1e-5,
     )
 
 
@@ -74,7 +77,7 @@ def test_a_block_with_given_moments_is_its_four_operations(name: str) -> None:
     raw = torch.nn.functional.conv2d(inputs, weight, stride=shape.stride, padding=1)
     normal = normalize(raw, mean, variance, gain, bias, epsilon=shape.epsilon)
     expected = torch.relu(torch.nn.functional.max_pool2d(normal, 2) if shape.pool else normal)
-    out = block_with_moments(inputs, weight, gain, bias, (mean, variance), shape)
+    out = blocks_with_moments(inputs, [Layer(weight, gain, bias)], [(mean, variance)], shape)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
 
 
@@ -85,7 +88,10 @@ def test_where_all_of_a_window_are_equal_the_gradient_goes_where_max_pool_sends_
     leaves = [value.requires_grad_() for value in (blank, weight, gain, bias)]
     found, expected = (
         torch.autograd.grad(f(*leaves).sum(), leaves)
-        for f in (lambda *at: block(*at, shape)[0].square(), lambda *at: by_hand(*at, shape).square())
+        for f in (
+            lambda *at: blocks(at[0], [Layer(*at[1:])], shape)[0].square(),
+            lambda *at: by_hand(*at, shape).square(),
+        )
     )
     torch.testing.assert_close(found[1:], expected[1:], rtol=0, atol=1e-9)
 

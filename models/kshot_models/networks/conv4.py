@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own spelling
 
 from kshot_models.manifest import InputSpec, NormMode
-from kshot_models.networks.block import BlockShape, block, block_with_moments
+from kshot_models.networks.block import BlockShape, Layer, blocks, blocks_with_moments
 from kshot_models.networks.network import Network
 from kshot_models.norm import NormPass
 from kshot_models.serving import differentiated_at_most_once
@@ -67,8 +67,8 @@ def conv4(
         params: Params, inputs: Tensor, *, weights: Tensor | None, moments: Params | None
     ) -> tuple[Tensor, Params]:
         norms = NormPass(norm, weights, moments, norm_epsilon, norm_groups)
-        blocks = _fused if differentiated_at_most_once() and norms.counts_all_alike() else _plain
-        features = blocks(params, inputs, norms, len(channels), shape)
+        run = _fused if differentiated_at_most_once() and norms.counts_all_alike() else _plain
+        features = run(params, inputs, norms, len(channels), shape)
         embedding = features.flatten(1) if readout == "flatten" else features.mean((2, 3))
         return embedding, norms.used
 
@@ -89,14 +89,16 @@ def _plain(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: B
 
 def _fused(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> Tensor:
     """The same in fewer operations; their gradients cannot be differentiated or mapped."""
-    features = inputs
-    for i in range(1, count + 1):
-        weight, gain, bias = params[f"conv{i}.weight"], params[f"norm{i}.gain"], params[f"norm{i}.bias"]
-        if (given := norms.moments(f"norm{i}")) is not None:
-            features = block_with_moments(features, weight, gain, bias, given, shape)
-        else:
-            features, *own = block(features, weight, gain, bias, shape)
-            norms.record(f"norm{i}", *own)
+    names = [f"norm{i}" for i in range(1, count + 1)]
+    layers = [
+        Layer(params[f"conv{i}.weight"], params[f"norm{i}.gain"], params[f"norm{i}.bias"]) for i in range(1, count + 1)
+    ]
+    given = [moments for name in names if (moments := norms.moments(name)) is not None]
+    if given:
+        return blocks_with_moments(inputs, layers, given, shape)
+    features, found = blocks(inputs, layers, shape)
+    for name, own in zip(names, found, strict=True):
+        norms.record(name, *own)
     return features
 
 
