@@ -12,7 +12,15 @@ from torch.func import grad
 from kshot_models.inner.transformation import Objective
 from kshot_models.networks.block import BlockShape, Layer, blocks, blocks_with_moments
 from kshot_models.norm import normalize, weighted_moments
-from kshot_models.serving import differentiated_at_most_once, inner_gradient, remembered, serving, transformable
+from kshot_models.serving import (
+    differentiated_at_most_once,
+    inner_gradient,
+    moments_unseen,
+    plain_autograd,
+    remembered,
+    serving,
+    transformable,
+)
 from kshot_models.types import Examples
 
 from .conftest import LEARNERS, NETWORKS, NORMS, make_learner
@@ -163,6 +171,29 @@ def test_inner_gradients_can_be_differentiated_unless_serving() -> None:
         grads, value = inner_gradient(cube, params)
     assert value == 35
     torch.testing.assert_close(grads, {"a": 3 * params["a"] ** 2, "unused": torch.zeros(2)})
+
+
+def test_under_plain_autograd_inner_gradients_are_autograds_and_as_good() -> None:
+    at = torch.tensor([2.0, 3.0], requires_grad=True)
+    seen = []
+
+    def objective(params: dict[str, Tensor]) -> Tensor:
+        seen.append(moments_unseen())
+        return (params["a"] ** 3 * params["made of a"]).sum() + params["constant"].sum()
+
+    with plain_autograd():
+        # A parameter that was made of another is none of the other's business in an inner step, only in the outer one.
+        params = {"a": at, "made of a": at * 2, "constant": torch.ones(2)}
+        grads, value = inner_gradient(objective, params)
+        assert not moments_unseen()
+    assert seen == [True]
+    torch.testing.assert_close(value, torch.tensor(2.0 * (2**4 + 3**4) + 2))
+    torch.testing.assert_close(grads["a"], 3 * at**2 * (2 * at))
+    torch.testing.assert_close(grads["constant"], torch.ones(2))
+    (second,) = torch.autograd.grad(grads["a"].sum(), at)
+    torch.testing.assert_close(second, 18 * at.detach() ** 2)
+    with plain_autograd(), torch.no_grad():
+        assert not inner_gradient(cube, {"a": at})[0]["a"].requires_grad
 
 
 def test_an_objective_may_be_made_transformable() -> None:
