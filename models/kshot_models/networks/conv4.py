@@ -67,7 +67,8 @@ def conv4(
         params: Params, inputs: Tensor, *, weights: Tensor | None, moments: Params | None
     ) -> tuple[Tensor, Params]:
         norms = NormPass(norm, weights, moments, norm_epsilon, norm_groups)
-        run = _fused if differentiated_at_most_once() and norms.counts_all_alike() else _plain
+        once = inputs.device.type == "cpu" and differentiated_at_most_once()
+        run = _fused if once and norms.counts_all_alike() else _plain
         features = run(params, inputs, norms, len(channels), shape)
         embedding = features.flatten(1) if readout == "flatten" else features.mean((2, 3))
         return embedding, norms.used
@@ -88,7 +89,7 @@ def _plain(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: B
 
 
 def _fused(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> Tensor:
-    """The same in fewer operations; their gradients cannot be differentiated or mapped."""
+    """The same in fewer operations, for CPUs; their gradients cannot be differentiated or mapped."""
     names = [f"norm{i}" for i in range(1, count + 1)]
     layers = [
         Layer(params[f"conv{i}.weight"], params[f"norm{i}.gain"], params[f"norm{i}.bias"]) for i in range(1, count + 1)
