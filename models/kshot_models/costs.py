@@ -74,6 +74,9 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call] # its __ini
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         formula: Callable[..., int] | None = flop_registry.get(func._overloadpacket)  # noqa: SLF001 - the registry's keys
-        if formula is not None:
+        sparse = [value for value in args if isinstance(value, torch.Tensor) and value.layout is torch.sparse_csr]
+        if sparse:  # of a formula for dense ones, most are 0
+            self.flops += sum(2 * matrix.values().numel() * out.shape[-1] for matrix in sparse)
+        elif formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)
         return out

@@ -23,7 +23,7 @@ from litserve.loops.simple_loops import SingleLoop
 from litserve.specs.base import LitSpec
 from litserve.utils import LitAPIStatus
 
-from kshot_server.allocator import keep_freed_memory
+from kshot_models.allocator import keep_freed_memory
 from kshot_server.engine.engine import Engine
 from kshot_server.engine.executors.table import RUNTIMES
 from kshot_server.engine.repository import ModelRepository

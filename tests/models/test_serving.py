@@ -10,9 +10,17 @@ from torch import Tensor
 from torch.func import grad
 
 from kshot_models.inner.transformation import Objective
-from kshot_models.networks.block import BlockShape, block, block_with_moments
+from kshot_models.networks.block import BlockShape, Layer, blocks, blocks_with_moments
 from kshot_models.norm import normalize, weighted_moments
-from kshot_models.serving import differentiated_at_most_once, inner_gradient, remembered, serving, transformable
+from kshot_models.serving import (
+    differentiated_at_most_once,
+    inner_gradient,
+    moments_unseen,
+    plain_autograd,
+    remembered,
+    serving,
+    transformable,
+)
 from kshot_models.types import Examples
 
 from .conftest import LEARNERS, NETWORKS, NORMS, make_learner
@@ -49,7 +57,7 @@ def test_a_block_is_its_four_operations_and_so_are_its_derivatives(name: str, ri
     values[2] = values[2].abs() if rises else values[2]
     leaves = [value.requires_grad_() for value in values]
     expected = by_hand(*leaves, shape)
-    out, mean, variance = block(*leaves, shape)
+    out, [(mean, variance)] = blocks(leaves[0], [Layer(*leaves[1:])], shape)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
     raw = torch.nn.functional.conv2d(leaves[0], leaves[1], stride=shape.stride, padding=1)
     torch.testing.assert_close((mean, variance), weighted_moments(raw.detach(), None), rtol=0, atol=1e-12)
@@ -63,7 +71,10 @@ def test_a_block_is_its_four_operations_and_so_are_its_derivatives(name: str, ri
 def test_a_blocks_derivatives_are_finite_differences(name: str) -> None:
     shape, values = drawn(name, outside=3)
     assert torch.autograd.gradcheck(
-        lambda *leaves: block(*leaves, shape)[0], [value.requires_grad_() for value in values], eps=1e-7, atol=1e-5
+        lambda *leaves: blocks(leaves[0], [Layer(*leaves[1:])], shape)[0],
+        [value.requires_grad_() for value in values],
+        eps=1e-7,
+        atol=1e-5,
     )
 
 
@@ -74,7 +85,7 @@ def test_a_block_with_given_moments_is_its_four_operations(name: str) -> None:
     raw = torch.nn.functional.conv2d(inputs, weight, stride=shape.stride, padding=1)
     normal = normalize(raw, mean, variance, gain, bias, epsilon=shape.epsilon)
     expected = torch.relu(torch.nn.functional.max_pool2d(normal, 2) if shape.pool else normal)
-    out = block_with_moments(inputs, weight, gain, bias, (mean, variance), shape)
+    out = blocks_with_moments(inputs, [Layer(weight, gain, bias)], [(mean, variance)], shape)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
 
 
@@ -85,7 +96,10 @@ def test_where_all_of_a_window_are_equal_the_gradient_goes_where_max_pool_sends_
     leaves = [value.requires_grad_() for value in (blank, weight, gain, bias)]
     found, expected = (
         torch.autograd.grad(f(*leaves).sum(), leaves)
-        for f in (lambda *at: block(*at, shape)[0].square(), lambda *at: by_hand(*at, shape).square())
+        for f in (
+            lambda *at: blocks(at[0], [Layer(*at[1:])], shape)[0].square(),
+            lambda *at: by_hand(*at, shape).square(),
+        )
     )
     torch.testing.assert_close(found[1:], expected[1:], rtol=0, atol=1e-9)
 
@@ -157,6 +171,29 @@ def test_inner_gradients_can_be_differentiated_unless_serving() -> None:
         grads, value = inner_gradient(cube, params)
     assert value == 35
     torch.testing.assert_close(grads, {"a": 3 * params["a"] ** 2, "unused": torch.zeros(2)})
+
+
+def test_under_plain_autograd_inner_gradients_are_autograds_and_as_good() -> None:
+    at = torch.tensor([2.0, 3.0], requires_grad=True)
+    seen = []
+
+    def objective(params: dict[str, Tensor]) -> Tensor:
+        seen.append(moments_unseen())
+        return (params["a"] ** 3 * params["made of a"]).sum() + params["constant"].sum()
+
+    with plain_autograd():
+        # A parameter that was made of another is none of the other's business in an inner step, only in the outer one.
+        params = {"a": at, "made of a": at * 2, "constant": torch.ones(2)}
+        grads, value = inner_gradient(objective, params)
+        assert not moments_unseen()
+    assert seen == [True]
+    torch.testing.assert_close(value, torch.tensor(2.0 * (2**4 + 3**4) + 2))
+    torch.testing.assert_close(grads["a"], 3 * at**2 * (2 * at))
+    torch.testing.assert_close(grads["constant"], torch.ones(2))
+    (second,) = torch.autograd.grad(grads["a"].sum(), at)
+    torch.testing.assert_close(second, 18 * at.detach() ** 2)
+    with plain_autograd(), torch.no_grad():
+        assert not inner_gradient(cube, {"a": at})[0]["a"].requires_grad
 
 
 def test_an_objective_may_be_made_transformable() -> None:

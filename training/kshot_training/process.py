@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -12,15 +11,17 @@ from types import FrameType
 
 import torch
 
+from kshot_models.allocator import keep_freed_memory
+
 __all__ = ["default_cache", "default_threads", "job_device", "job_size", "prepare_process", "stop_signals"]
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_KEPT_BYTES = (2 << 30) - 1  # what a meta-batch frees at once is more than what an inner step does
 
 
 def prepare_process() -> None:
     """One torch thread a task (two tasks on a thread each beat one task on two), and freed memory is kept."""
     torch.set_num_threads(1)
-    _keep_freed_memory()
+    keep_freed_memory(_KEPT_BYTES)
 
 
 def default_threads() -> int:
@@ -48,17 +49,6 @@ def default_cache() -> Path:
     """The user's cache folder for decoded images, by the XDG rule."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "kshot"
-
-
-def _keep_freed_memory() -> None:
-    # By default glibc returns each large buffer to the system and faults its pages in anew for the next operation: a
-    # tenth of a training step. Other C libraries lack mallopt, and lose only that.
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 @contextmanager

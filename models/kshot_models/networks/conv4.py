@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own spelling
 from kshot_models.batched import suits
 from kshot_models.manifest import InputSpec, NormMode
 from kshot_models.networks.batched_blocks import batched_blocks
-from kshot_models.networks.block import BlockShape, block, block_with_moments
+from kshot_models.networks.block import BlockShape, Layer, blocks, blocks_with_moments
 from kshot_models.networks.network import Network
 from kshot_models.norm import NormPass
 from kshot_models.serving import differentiated_at_most_once
@@ -83,7 +83,8 @@ def _blocks(inputs: Tensor, norms: NormPass) -> Blocks:
     """The fastest way to run the blocks here; all give the same numbers, up to rounding."""
     if norms.takes_moments() and suits(inputs):
         return batched_blocks
-    return _fused if differentiated_at_most_once() and norms.counts_all_alike() else _plain
+    once = inputs.device.type == "cpu" and differentiated_at_most_once()
+    return _fused if once and norms.counts_all_alike() else _plain
 
 
 def _plain(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> Tensor:
@@ -99,15 +100,17 @@ def _plain(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: B
 
 
 def _fused(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> Tensor:
-    """The same in fewer operations; their gradients cannot be differentiated or mapped."""
-    features = inputs
-    for i in range(1, count + 1):
-        weight, gain, bias = params[f"conv{i}.weight"], params[f"norm{i}.gain"], params[f"norm{i}.bias"]
-        if (given := norms.moments(f"norm{i}")) is not None:
-            features = block_with_moments(features, weight, gain, bias, given, shape)
-        else:
-            features, *own = block(features, weight, gain, bias, shape)
-            norms.record(f"norm{i}", *own)
+    """The same in fewer operations, for CPUs; their gradients cannot be differentiated or mapped."""
+    names = [f"norm{i}" for i in range(1, count + 1)]
+    layers = [
+        Layer(params[f"conv{i}.weight"], params[f"norm{i}.gain"], params[f"norm{i}.bias"]) for i in range(1, count + 1)
+    ]
+    given = [moments for name in names if (moments := norms.moments(name)) is not None]
+    if given:
+        return blocks_with_moments(inputs, layers, given, shape)
+    features, found = blocks(inputs, layers, shape)
+    for name, own in zip(names, found, strict=True):
+        norms.record(name, *own)
     return features
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from kshot_bench.errors import BenchError
 from kshot_bench.tasks import Task, draw_tasks, write_artifact
 from kshot_bench.work import Work
+from kshot_models.allocator import keep_freed_memory
 from kshot_models.manifest import LearnerSpec
 from kshot_server.engine.engine import Engine
 from kshot_server.engine.executors.base import Executor
@@ -45,6 +46,7 @@ class Served:
     def __init__(
         self, work: Work, spec: LearnerSpec, *, device: str = "cpu", threads: int = 0, cache_bytes: int = 1 << 28
     ) -> None:
+        keep_freed_memory()  # as an engine's process does; peers that run in this process have it too
         self.work = work
         self._folder = tempfile.TemporaryDirectory(prefix="kshot-bench-")
         self.model = write_artifact(Path(self._folder.name), work, spec).digest

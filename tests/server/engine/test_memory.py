@@ -16,7 +16,7 @@ import sys
 from collections import deque
 from pathlib import Path
 import numpy as np, psutil
-from kshot_server.allocator import keep_freed_memory
+from kshot_models.allocator import keep_freed_memory
 assert keep_freed_memory()
 from kshot_server.engine.executors.cpu import CpuExecutor
 from kshot_server.engine.repository import ModelRepository

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kshot_models.learners import GradientLearner
 from kshot_models.losses import Loss, weighted_cross_entropy
+from kshot_models.serving import plain_autograd
 from kshot_models.types import Episode, Learner, MetaParams, Params
 from kshot_training.errors import RecipeError
 from kshot_training.meta_gradients.base import MetaGradient, Metrics
@@ -138,6 +139,7 @@ def query_loss(
     return Judged(torch.stack(losses).sum(), accuracy(logits.detach(), query), counted)
 
 
+@plain_autograd()
 def _alone(
     task_loss: TaskLoss, meta: MetaParams, momentum: float, episode: Episode
 ) -> tuple[tuple[Tensor, ...], Metrics]:
