@@ -66,12 +66,6 @@ class Graphs:
             self._captured.popitem(last=False)
         return self._play(self._captured[key], there)
 
-    def forget(self, belongs: Callable[[Hashable], bool]) -> None:
-        """Drop what has a key that `belongs`, and its memory: a model that is served no more."""
-        self._seen = {key for key in self._seen if not belongs(key)}
-        for key in [key for key in self._captured if belongs(key)]:
-            del self._captured[key]
-
     def _play(self, captured: _Captured, arguments: Sequence[Tensor]) -> Any:
         for kept, new in zip(captured.arguments, arguments, strict=True):
             kept.copy_(new, non_blocking=True)
