@@ -98,7 +98,9 @@ class NormPass:
         """Whether the norms use moments of the batch, and no example of it is padding; or use given moments."""
         if not self.takes_moments():
             return False
-        return self.given is not None or self.weights is None or bool(self.weights.all())
+        if self.given is not None or self.weights is None:
+            return True
+        return not self.weights.is_meta and bool(self.weights.all())  # without values, nobody knows
 
     def takes_moments(self) -> bool:
         """Whether the norms normalize by moments of examples, their own or given ones."""
