@@ -26,7 +26,7 @@ from kshot_training.recipe_files import read_recipe
 from kshot_training.sampling import Place, recipe_episodes
 from kshot_training.training_run import Episodes, Trained, train
 
-EPISODES = 100
+EPISODES = 60
 
 
 class Golden(NamedTuple):
@@ -101,7 +101,7 @@ def test_every_short_recipe_has_its_golden_run() -> None:
 @pytest.mark.timeout(900)  # half a minute alone on a core, more on a busy machine
 @pytest.mark.parametrize("name", GOLDEN)
 def test_trains_and_its_artifact_is_what_was_measured(name: str, place: Place, tmp_path: Path) -> None:
-    recipe = read_recipe(name)
+    recipe = read_recipe(name, [f"measure.episodes={EPISODES}"])
     trained, episodes, before = train_recipe(recipe, tmp_path, place)
     folder, (measured,) = finish(recipe, trained, tmp_path, episodes, workers=2)
     assert measured.accuracy >= GOLDEN[name].floor
