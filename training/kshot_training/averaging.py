@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from kshot_models.tree import meta_map
 from kshot_models.types import MetaParams
 
-__all__ = ["average_weight", "start_average", "update_average"]
+__all__ = ["average_weight", "blend", "start_average", "update_average"]
 
 
 def start_average(meta: MetaParams) -> MetaParams:
@@ -31,7 +32,11 @@ def update_average(average: MetaParams, meta: MetaParams, *, decay: float, step:
         decay: Below 1; 0.999 averages over about a thousand steps.
         step: Outer steps taken before this one.
     """
-    weight = average_weight(decay, step)
+    blend(average, meta, average_weight(decay, step))
+
+
+def blend(average: MetaParams, meta: MetaParams, weight: float | Tensor) -> None:
+    """average <- (1 - weight) average + weight meta in place; a weight that is a tensor is never read by the host."""
     for kept, new in zip(average, meta, strict=True):
         for name, tensor in kept.items():
             tensor.lerp_(new[name], weight)

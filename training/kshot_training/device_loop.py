@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from kshot_models.batched import tf32_products
 from kshot_models.types import Episode, Examples, Learner, MetaParams
-from kshot_training.averaging import average_weight
+from kshot_training.averaging import average_weight, blend
 from kshot_training.cuda_graph import captured
 from kshot_training.errors import NonFiniteError
 from kshot_training.meta_gradients.base import MetaGradient, Metrics, Plan, PlannedGradient
@@ -236,10 +236,7 @@ class _DeviceLoop:
         for name, counted in state.meta.stats.items():
             counted.sub_(grads.stats[name])
         if state.average is not None:
-            weight = _pick(buffers.averaging, at)
-            for kept, new in zip(state.average, state.meta, strict=True):
-                for name, tensor in kept.items():
-                    tensor.lerp_(new[name], weight)
+            blend(state.average, state.meta, _pick(buffers.averaging, at))
         return norm
 
     def _write(self, at: Tensor, metrics: Metrics, norm: Tensor) -> None:
@@ -249,13 +246,9 @@ class _DeviceLoop:
         row = torch.stack([value.detach().float() for value in values])[None]
         if self.buffers.rows.shape[1] != row.shape[1]:  # before the first capture
             rows = row.new_zeros(self.at_once, row.shape[1])
-            self.buffers = _Buffers(*_fields(self.buffers)[:-1], rows)
+            self.buffers = replace(self.buffers, rows=rows)
         self.buffers.rows.index_copy_(0, at, row)
 
 
 def _pick(rows: Tensor, at: Tensor) -> Tensor:
     return rows.index_select(0, at).squeeze(0)
-
-
-def _fields(buffers: _Buffers) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...], list[Tensor], Tensor]:
-    return buffers.step, buffers.factors, buffers.averaging, buffers.episodes, buffers.plans, buffers.rows
