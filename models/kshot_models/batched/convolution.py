@@ -48,7 +48,17 @@ class Way(NamedTuple):
     precision: str  # of the products; see backend.precision
 
 
-class _Convolve(torch.autograd.Function):
+class _Bilinear(torch.autograd.Function):
+    """What the three have in common: their derivatives need the two tensors and the Way again."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del output
+        ctx.save_for_backward(*inputs[:2])
+        ctx.way = inputs[2]
+
+
+class _Convolve(_Bilinear):
     """See `convolve`."""
 
     @staticmethod
@@ -58,12 +68,6 @@ class _Convolve(torch.autograd.Function):
             return reference.convolve(inputs, filters, way.stride)
         result: Tensor = kernels.convolve(inputs, filters, *way)
         return result
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        del output
-        ctx.save_for_backward(*inputs[:2])
-        ctx.way = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -79,7 +83,7 @@ class _Convolve(torch.autograd.Function):
         return mapped(_Convolve.apply, info.batch_size, in_dims, arguments)
 
 
-class _InputGradient(torch.autograd.Function):
+class _InputGradient(_Bilinear):
     """(grad, filters) -> the gradient of the inputs, whose height and width are given."""
 
     @staticmethod
@@ -89,12 +93,6 @@ class _InputGradient(torch.autograd.Function):
             return reference.input_gradient(grad, filters, way.stride, height, width)
         result: Tensor = kernels.input_gradient(grad, filters, height, width, *way)
         return result
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        del output
-        ctx.save_for_backward(*inputs[:2])
-        ctx.way = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, change: Tensor) -> tuple[Tensor | None, ...]:
@@ -112,7 +110,7 @@ class _InputGradient(torch.autograd.Function):
         return mapped(_InputGradient.apply, info.batch_size, in_dims, arguments)
 
 
-class _WeightGradient(torch.autograd.Function):
+class _WeightGradient(_Bilinear):
     """(inputs, grad) -> the gradient of the filters."""
 
     @staticmethod
@@ -122,12 +120,6 @@ class _WeightGradient(torch.autograd.Function):
             return reference.weight_gradient(inputs, grad, way.stride)
         result: Tensor = kernels.weight_gradient(inputs, grad, *way)
         return result
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        del output
-        ctx.save_for_backward(*inputs[:2])
-        ctx.way = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, change: Tensor) -> tuple[Tensor | None, ...]:
