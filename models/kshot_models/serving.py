@@ -4,8 +4,7 @@
                          torch.func, and networks are made of primitives
     `plain_autograd`     it is differentiated by plain autograd alone, any number of times, and not mapped: inner
                          gradients are autograd's too, and norms the library's, whose derivatives are right then
-    `serving`            nothing outside differentiates it at all: inner gradients are taken once, and networks use
-                         operations whose backward pass is written by hand (networks/block.py)
+    `serving`            nothing outside differentiates it at all: inner gradients are taken once
 
 The numbers are the same up to rounding, and learners do not tell them apart.
 """
@@ -14,9 +13,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,26 +23,18 @@ from torch.func import grad_and_value
 from kshot_models.types import Params
 
 __all__ = [
-    "differentiated_at_most_once",
     "inner_gradient",
     "moments_unseen",
     "plain_autograd",
-    "remembered",
     "serving",
     "transformable",
 ]
-
-Made = TypeVar("Made")
 
 
 class _State(threading.local):
     serving = False
     plain = False
     within_objective = False
-    memory: dict[tuple[int, Hashable], tuple[Tensor, Any]]
-
-    def __init__(self) -> None:
-        self.memory = {}
 
 
 _state = _State()
@@ -54,10 +44,7 @@ _state = _State()
 def serving() -> Iterator[None]:
     """A promise about all that this thread computes within: nothing outside differentiates, maps or traces it."""
     with _set("serving", value=True), torch.no_grad():
-        try:
-            yield
-        finally:
-            _state.memory.clear()
+        yield
 
 
 @contextmanager
@@ -76,17 +63,20 @@ def moments_unseen(*, anyway: bool = False) -> bool:
     return _state.plain and (_state.within_objective or anyway)
 
 
-def differentiated_at_most_once() -> bool:
-    """Whether plain autograd, once, is all that may happen to what is computed here."""
-    return _state.serving
-
-
-def inner_gradient(objective: Callable[[Params], Tensor], params: Params) -> tuple[Params, Tensor]:
+def inner_gradient(
+    objective: Callable[[Params], Tensor], params: Params, *, constant: bool = False
+) -> tuple[Params, Tensor]:
     """The gradient of `objective` at `params`, and its value.
 
     Differentiable itself, except while serving, and good for torch.func's transforms, except under `plain_autograd`.
+
+    Args:
+        objective: to differentiate.
+        params: where.
+        constant: nobody differentiates the gradient; then autograd takes it wherever nothing is being transformed.
     """
-    if not (_state.serving or _state.plain):
+    transformed = torch._C._are_functorch_transforms_active()  # noqa: SLF001 - torch has no other name for it
+    if not (_state.serving or _state.plain or (constant and not transformed)):
         grads, value = grad_and_value(objective)(params)
         return grads, value
     differentiable = not _state.serving and torch.is_grad_enabled() and any(p.requires_grad for p in params.values())
@@ -110,20 +100,6 @@ def transformable(objective: Callable[[Params], Tensor]) -> Callable[[Params], T
             return objective(params)
 
     return plain
-
-
-def remembered(of: Tensor, what: Hashable, make: Callable[[], Made]) -> Made:
-    """What `make` computes of the tensor `of`: once while serving, however often it is asked for.
-
-    For what depends on the images alone, which are the same in every inner step.
-    """
-    if not _state.serving:
-        return make()
-    key = (id(of), what)
-    if key not in _state.memory:
-        _state.memory[key] = (of, make())  # holding it, so that no other tensor gets its id
-    made: Made = _state.memory[key][1]
-    return made
 
 
 @contextmanager

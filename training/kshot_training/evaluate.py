@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kshot_models.losses import Loss, weighted_cross_entropy
+from kshot_models.serving import serving
 from kshot_models.types import Episode, Examples, Learner, MetaParams
 from kshot_training.calibration import Reliability, reliability
 from kshot_training.errors import EpisodeError
@@ -116,9 +117,10 @@ def answer_episodes(
 
     def batch_answers(index: int) -> list[EpisodeAnswers]:
         batch = sample(index)
-        with torch.no_grad():
-            if batch.episodes.query.inputs.is_cuda and not per_step:  # where launching kernels is what takes time
+        if batch.episodes.query.inputs.is_cuda and not per_step:  # where launching kernels is what takes time
+            with torch.no_grad():
                 return _answers_together(learner, meta, batch, loss)
+        with serving():  # as the server computes them
             return [_answer(learner, meta, e, batch.way, loss, per_step) for e in split_tasks(batch.episodes)]
 
     first = batch_answers(0)

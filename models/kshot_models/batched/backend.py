@@ -16,6 +16,9 @@ from torch import Tensor
 __all__ = ["everywhere", "kernels_for", "precision", "suits", "tf32_products"]
 
 
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it once, too
+
+
 class _State(threading.local):
     everywhere = False
     tf32 = False
@@ -54,13 +57,21 @@ def precision() -> str:
 
 
 def kernels_for(tensor: Tensor) -> ModuleType | None:
-    """The Triton kernels for a tensor; None where reference.py computes: on a CPU and in double precision.
+    """The kernels for a tensor: Triton's on a GPU, Numba's on a CPU; None where reference.py computes.
 
-    With TRITON_INTERPRET=1, Triton's interpreter runs them on the CPU, which is how tests compare them.
+    That is in double precision, and on a CPU where operations are watched one by one: to be traced into a graph, or
+    counted. With TRITON_INTERPRET=1, Triton's interpreter runs its kernels on the CPU, which is how tests compare them.
     """
-    if tensor.dtype != torch.float32 or not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
+    if tensor.dtype != torch.float32:
         return None
-    return _kernels()
+    if tensor.is_cuda or _INTERPRETED:
+        return _triton()
+    return _native() if tensor.device.type == "cpu" and not _watched() else None
+
+
+def _watched() -> bool:
+    depth: int = torch._C._len_torch_dispatch_stack()  # noqa: SLF001 - what torch.utils._python_dispatch is made of
+    return depth > 0
 
 
 def suits(tensor: Tensor) -> bool:
@@ -69,9 +80,16 @@ def suits(tensor: Tensor) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _kernels() -> ModuleType | None:
+def _triton() -> ModuleType | None:
     if find_spec("triton") is None:  # torch for CUDA brings it along on Linux
         return None
     from kshot_models.batched import kernels  # noqa: PLC0415 - importing it needs Triton
 
     return kernels
+
+
+@lru_cache(maxsize=1)
+def _native() -> ModuleType:
+    from kshot_models.batched import native  # noqa: PLC0415 - half a second, which GPUs need not wait for
+
+    return native

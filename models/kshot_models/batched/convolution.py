@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kshot_models.batched import reference
 from kshot_models.batched.backend import kernels_for, precision
-from kshot_models.batched.folding import mapped
+from kshot_models.batched.folding import applied, mapped
 
 __all__ = ["convolve"]
 
@@ -136,16 +136,16 @@ class _WeightGradient(_Bilinear):
 
 
 def _convolve(inputs: Tensor, filters: Tensor, way: Way) -> Tensor:
-    result: Tensor = _Convolve.apply(inputs, filters, way)  # type: ignore[no-untyped-call] # torch's own
+    result: Tensor = applied(_Convolve, inputs, filters, way)
     return result
 
 
 def _input_gradient(grad: Tensor, filters: Tensor, way: Way, inputs: Tensor) -> Tensor:
     height, width = inputs.shape[-3:-1]
-    result: Tensor = _InputGradient.apply(grad, filters, way, height, width)  # type: ignore[no-untyped-call] # see above
+    result: Tensor = applied(_InputGradient, grad, filters, way, height, width)
     return result
 
 
 def _weight_gradient(inputs: Tensor, grad: Tensor, way: Way) -> Tensor:
-    result: Tensor = _WeightGradient.apply(inputs, grad, way)  # type: ignore[no-untyped-call] # see above
+    result: Tensor = applied(_WeightGradient, inputs, grad, way)
     return result

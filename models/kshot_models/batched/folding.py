@@ -1,13 +1,25 @@
-"""How operations with an axis of tasks meet vmap: the mapped axis is folded into the tasks."""
+"""How operations with an axis of tasks are called, and how they meet vmap: the mapped axis is folded into the tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.autograd import Function
 
-__all__ = ["mapped"]
+__all__ = ["applied", "mapped"]
+
+
+def applied(function: type[Function], *arguments: Any) -> Any:
+    """`function.apply(*arguments)`, where none of its transforms is at work without what torch.func asks for.
+
+    Which is to look up the names and defaults of the arguments, at ten times the cost of the call itself.
+    """
+    if torch._C._are_functorch_transforms_active():  # noqa: SLF001 - as Function.apply asks itself
+        return function.apply(*arguments)  # type: ignore[no-untyped-call] # torch's own
+    return super(Function, function).apply(*arguments)  # type: ignore[misc] # past Function's own
 
 
 def mapped(

@@ -30,9 +30,9 @@ from torch import Tensor
 
 from kshot_models.batched import normalization_reference as reference
 from kshot_models.batched.backend import kernels_for
-from kshot_models.batched.folding import mapped
+from kshot_models.batched.folding import applied, mapped
 
-__all__ = ["Features", "Pooling", "normalize_activate"]
+__all__ = ["Features", "Pooling", "normalize_activate", "through_moments"]
 
 
 class Pooling(NamedTuple):
@@ -88,7 +88,7 @@ class _Normalize(torch.autograd.Function):
             # The moments are constants here: what second derivatives owe to them is in the formulas.
             moments = (mean.detach(), variance.detach())
             grad_raw, grad_gain, grad_bias = _apply(_Gradient, raw, gain, bias, share, *moments, grad, ctx.shape)
-        through = _through_moments(raw, share, mean, grad_mean, grad_variance)
+        through = through_moments(Features(raw, gain, bias, share), mean, grad_mean, grad_variance)
         if through is not None:
             grad_raw = through if grad_raw is None else grad_raw + through
         return grad_raw, grad_gain, grad_bias, None, None
@@ -165,18 +165,19 @@ class _SecondGradient(torch.autograd.Function):
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    results: tuple[Tensor, Tensor, Tensor] = function.apply(*arguments)  # type: ignore[no-untyped-call] # torch's own
+    results: tuple[Tensor, Tensor, Tensor] = applied(function, *arguments)
     return results
 
 
-def _through_moments(
-    raw: Tensor, share: Tensor, mean: Tensor, grad_mean: Tensor | None, grad_variance: Tensor | None
+def through_moments(
+    features: Features, mean: Tensor, grad_mean: Tensor | None, grad_variance: Tensor | None
 ) -> Tensor | None:
     """What the gradient of raw owes to the moments that were returned: a (d mean + 2 (z - mean) d variance)."""
     if grad_mean is None and grad_variance is None:
         return None
+    raw = features.raw
     height, width = raw.shape[-3:-1]
-    a = (share / (height * width))[..., None, None, None]
+    a = (features.share / (height * width))[..., None, None, None]
     total = raw.new_zeros(()) if grad_mean is None else grad_mean[:, None, None, None]
     if grad_variance is not None:
         total = total + 2 * (raw - mean[:, None, None, None]) * grad_variance[:, None, None, None]

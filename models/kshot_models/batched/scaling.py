@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kshot_models.batched import normalization_reference as reference
 from kshot_models.batched.backend import kernels_for
-from kshot_models.batched.folding import mapped
+from kshot_models.batched.folding import applied, mapped
 
 __all__ = ["scale_activate"]
 
@@ -31,7 +31,7 @@ def scale_activate(raw: Tensor, factor: Tensor, shift: Tensor, *, pool: bool) ->
     Returns:
         (tasks, n, height', width', channels).
     """
-    result: Tensor = _Scale.apply(raw, factor, shift, pool)  # type: ignore[no-untyped-call] # torch's own
+    result: Tensor = applied(_Scale, raw, factor, shift, pool)
     return result
 
 
@@ -51,7 +51,7 @@ class _Scale(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return (*_ScaleGradient.apply(*ctx.saved_tensors, grad, ctx.pool), None)  # type: ignore[no-untyped-call] # see above
+        return (*applied(_ScaleGradient, *ctx.saved_tensors, grad, ctx.pool), None)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:

@@ -141,7 +141,7 @@ class GradientLearner:
         at = tree_map(Tensor.detach, changing) if self.first_order else changing
         around = tree_map(Tensor.detach, stays) if self.first_order else stays
         objective = partial(self.support_loss, fixed=around, examples=batch, present=present)
-        grads, loss = inner_gradient(objective, at)
+        grads, loss = inner_gradient(objective, at, constant=self.first_order)
         if self.first_order:
             grads, loss = tree_map(Tensor.detach, grads), loss.detach()
         updates, state = self.inner.bind(phi).update(grads, state, changing, loss, objective=transformable(objective))

@@ -17,10 +17,10 @@ from torch.nn import functional as F  # noqa: N812 - torch's own spelling
 from kshot_models.batched import suits
 from kshot_models.manifest import InputSpec, NormMode
 from kshot_models.networks.batched_blocks import batched_blocks
-from kshot_models.networks.block import BlockShape, Layer, blocks, blocks_with_moments
+from kshot_models.networks.block import BlockShape
+from kshot_models.networks.cpu_blocks import cpu_blocks
 from kshot_models.networks.network import Network
 from kshot_models.norm import NormPass
-from kshot_models.serving import differentiated_at_most_once
 from kshot_models.types import Params
 
 __all__ = ["conv4"]
@@ -81,10 +81,10 @@ def conv4(
 
 def _blocks(inputs: Tensor, norms: NormPass) -> Blocks:
     """The fastest way to run the blocks here; all give the same numbers, up to rounding."""
-    if norms.takes_moments() and suits(inputs):
-        return batched_blocks
-    once = inputs.device.type == "cpu" and differentiated_at_most_once()
-    return _fused if once and norms.counts_all_alike() else _plain
+    if not (norms.takes_moments() and suits(inputs)):
+        return _plain
+    transformed = torch._C._are_functorch_transforms_active()  # noqa: SLF001 - torch has no other name for it
+    return batched_blocks if transformed or inputs.device.type != "cpu" else cpu_blocks
 
 
 def _plain(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> Tensor:
@@ -96,21 +96,6 @@ def _plain(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: B
         if shape.pool:  # before the ReLU, which then has a quarter of the work and the same answer
             features = F.max_pool2d(features, 2)
         features = F.relu(features)
-    return features
-
-
-def _fused(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> Tensor:
-    """The same in fewer operations, for CPUs; their gradients cannot be differentiated or mapped."""
-    names = [f"norm{i}" for i in range(1, count + 1)]
-    layers = [
-        Layer(params[f"conv{i}.weight"], params[f"norm{i}.gain"], params[f"norm{i}.bias"]) for i in range(1, count + 1)
-    ]
-    given = [moments for name in names if (moments := norms.moments(name)) is not None]
-    if given:
-        return blocks_with_moments(inputs, layers, given, shape)
-    features, found = blocks(inputs, layers, shape)
-    for name, own in zip(names, found, strict=True):
-        norms.record(name, *own)
     return features
 
 

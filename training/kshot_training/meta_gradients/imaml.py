@@ -38,6 +38,7 @@ from kshot_models.types import Episode, Learner, MetaParams, Params
 from kshot_training.errors import RecipeError
 from kshot_training.meta_gradients.base import MetaGradient, Metrics
 from kshot_training.meta_gradients.counting import refuse_per_step
+from kshot_training.meta_gradients.first_order import first_order_form
 from kshot_training.meta_gradients.tasks import (
     Batching,
     accuracy,
@@ -100,8 +101,10 @@ class _Task:
     def __init__(self, learner: GradientLearner, meta: MetaParams, episode: Episode, way: int, loss: Loss) -> None:
         self.learner, self.meta, self.episode, self.way, self.loss = learner, meta, episode, way, loss
         self.present = present_classes(episode.support, way)
+        constant = first_order_form(learner)  # nobody differentiates the way there
+        assert isinstance(constant, GradientLearner)
         # A deque of one: the weights of earlier steps are freed as it goes.
-        path = learner.descend(meta, episode.support, repeat(episode.support, learner.steps), way=way)
+        path = constant.descend(meta, episode.support, repeat(episode.support, learner.steps), way=way)
         [(fast, _)] = deque(path, maxlen=1)
         self.adapted = self._changing(fast)
 

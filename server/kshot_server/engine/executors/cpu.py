@@ -135,8 +135,8 @@ def _to_inputs(pixels: NDArray[np.uint8], spec: InputSpec) -> Tensor:
 
 
 def _by_position(values: Tensor) -> Tensor:
-    """The same filters (outside, inside, height, width) with the positions first in memory, as blocks multiply them."""
-    return values.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1) if values.ndim == 4 else values
+    """The same filters (outside, inside, height, width) with the channels last in memory, as blocks multiply them."""
+    return _channels_last(values)
 
 
 def _channels_last(values: Tensor) -> Tensor:

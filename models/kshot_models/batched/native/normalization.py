@@ -1,0 +1,430 @@
+"""Normalization, pooling and ReLU, and the derivatives of both orders: see batched/normalization.py for the formulas.
+
+Each is two passes over the features, sums and then values. Sums run over an image row in single precision and over
+rows in double. Where a window's largest value came from is found again in each pass: of equals, it is the first.
+
+Inner loops go over channels and write to one array each: that is what compilers turn into vector instructions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kshot_models.batched.native.jit import Array, array, compiled
+from kshot_models.batched.native.scaling import plain_scale, pooled_scale
+
+if TYPE_CHECKING:
+    from kshot_models.batched.normalization import Features, Pooling
+
+__all__ = ["normalize", "normalize_gradient", "normalize_second_gradient"]
+
+
+def normalize(features: Features, shape: Pooling) -> tuple[Tensor, Tensor, Tensor]:
+    """out, mean and variance."""
+    raw = array(features.raw)
+    gain, bias, share = array(features.gain), array(features.bias), array(features.share)
+    tasks, n, height, width, channels = raw.shape
+    size = (tasks, n, height // 2, width // 2, channels) if shape.pool else raw.shape
+    out = torch.empty(size, dtype=features.raw.dtype)
+    moments = torch.empty((4, *gain.shape), dtype=features.raw.dtype)
+    mean, variance, factor, shift = moments.unbind()
+    _moments(raw, gain, bias, share, np.float32(shape.epsilon), moments.numpy())
+    (pooled_scale if shape.pool else plain_scale)(raw, factor.numpy(), shift.numpy(), out.numpy())
+    return out, mean, variance
+
+
+def normalize_gradient(
+    features: Features, moments: tuple[Tensor, Tensor], grad: Tensor, shape: Pooling
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of raw, gain and bias."""
+    raw, gain, bias, share = (array(each) for each in features)
+    mean, variance = (array(each) for each in moments)
+    of_raw = torch.empty(raw.shape, dtype=grad.dtype)
+    of_gain, of_bias = torch.empty(gain.shape, dtype=grad.dtype), torch.empty(gain.shape, dtype=grad.dtype)
+    by = _constants(gain, bias, mean, variance, np.float32(shape.epsilon))
+    (_pooled_sums if shape.pool else _plain_sums)(raw, by, array(grad), of_gain.numpy(), of_bias.numpy())
+    compute = _pooled_gradient if shape.pool else _plain_gradient
+    compute(raw, by, share, array(grad), of_gain.numpy(), of_bias.numpy(), of_raw.numpy())
+    return of_raw, of_gain, of_bias
+
+
+def normalize_second_gradient(
+    features: Features,
+    moments: tuple[Tensor, Tensor],
+    grad: Tensor,
+    sums: tuple[Tensor, Tensor],
+    changes: tuple[Tensor, Tensor, Tensor],
+    shape: Pooling,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of raw, gain and `grad`."""
+    raw, gain, bias, share = (array(each) for each in features)
+    mean, variance = (array(each) for each in moments)
+    change, change_gain, change_bias = (array(each) for each in changes)
+    of_raw, of_grad = torch.empty(raw.shape, dtype=grad.dtype), torch.empty(grad.shape, dtype=grad.dtype)
+    of_gain = torch.empty(gain.shape, dtype=grad.dtype)
+    by = _constants(gain, bias, mean, variance, np.float32(shape.epsilon))
+    below = array(grad)
+    totals = np.empty((3, *gain.shape), np.float32)
+    (_pooled_change_sums if shape.pool else _plain_change_sums)(raw, by, share, below, change, totals)
+    terms = np.empty((7, *gain.shape), np.float32)
+    _second_terms(by, array(sums[0]), array(sums[1]), change_gain, change_bias, totals, terms, of_gain.numpy())
+    compute = _pooled_second if shape.pool else _plain_second
+    compute(raw, by, share, below, change, terms, of_raw.numpy(), of_grad.numpy())
+    return of_raw, of_gain, of_grad
+
+
+# What the kernels know of a task's channels, (4, tasks, channels): y = FACTOR z + SHIFT, x = INVERSE (z - MEAN).
+FACTOR, SHIFT, MEAN, INVERSE = range(4)
+
+
+@compiled
+def _constants(gain: Array, bias: Array, mean: Array, variance: Array, epsilon: np.float32) -> Array:
+    by = np.empty((4, *gain.shape), np.float32)
+    for t in range(gain.shape[0]):
+        for c in range(gain.shape[1]):
+            inverse = np.float32(1.0) / np.sqrt(variance[t, c] + epsilon)
+            by[0, t, c] = gain[t, c] * inverse
+            by[1, t, c] = bias[t, c] - mean[t, c] * by[0, t, c]
+            by[2, t, c] = mean[t, c]
+            by[3, t, c] = inverse
+    return by
+
+
+@compiled
+def _moments(raw: Array, gain: Array, bias: Array, share: Array, epsilon: np.float32, found: Array) -> None:
+    """`found` is mean, variance, factor and shift."""
+    tasks, n, height, width, channels = raw.shape
+    first, second = np.empty(channels, np.float64), np.empty(channels, np.float64)
+    row = np.empty((2, channels), np.float32)
+    origin = np.empty(channels, np.float32)  # some value of each channel: differences from it lose no digits
+    for t in range(tasks):
+        first[:] = 0.0
+        second[:] = 0.0
+        counted = False
+        for i in range(n):
+            a = np.float64(share[t, i]) / (height * width)
+            if a == 0.0:
+                continue
+            if not counted:
+                origin[:] = raw[t, i, height // 2, width // 2]
+                counted = True
+            for y in range(height):
+                row[:] = np.float32(0.0)
+                for x in range(width):
+                    for c in range(channels):
+                        d = raw[t, i, y, x, c] - origin[c]
+                        row[0, c] += d
+                        row[1, c] += d * d
+                for c in range(channels):
+                    first[c] += a * row[0, c]
+                    second[c] += a * row[1, c]
+        for c in range(channels):
+            mean = np.float32(origin[c] + first[c]) if counted else np.float32(0.0)
+            spread = second[c] - first[c] * first[c]
+            variance = np.float32(0.0) if spread < 0.0 else np.float32(spread)
+            found[0, t, c] = mean
+            found[1, t, c] = variance
+            found[2, t, c] = gain[t, c] / np.sqrt(variance + epsilon)
+            found[3, t, c] = bias[t, c] - mean * found[2, t, c]
+
+
+@compiled
+def _plain_sums(raw: Array, by: Array, grad: Array, of_gain: Array, of_bias: Array) -> None:
+    """S2 and S1."""
+    tasks, n, height, width, channels = raw.shape
+    total = np.empty((2, channels), np.float64)
+    row = np.empty((2, channels), np.float32)
+    for t in range(tasks):
+        total[:] = 0.0
+        for i in range(n):
+            for y in range(height):
+                row[:] = np.float32(0.0)
+                for x in range(width):
+                    for c in range(channels):
+                        z = raw[t, i, y, x, c]
+                        d = grad[t, i, y, x, c] if by[0, t, c] * z + by[1, t, c] > 0 else np.float32(0.0)
+                        row[0, c] += d
+                        row[1, c] += d * (z - by[2, t, c])
+                for c in range(channels):
+                    total[0, c] += row[0, c]
+                    total[1, c] += row[1, c]
+        for c in range(channels):
+            of_bias[t, c] = total[0, c]
+            of_gain[t, c] = total[1, c] * by[3, t, c]
+
+
+@compiled
+def _pooled_sums(raw: Array, by: Array, grad: Array, of_gain: Array, of_bias: Array) -> None:
+    tasks, n, height, width, channels = raw.shape
+    total = np.empty((2, channels), np.float64)
+    row = np.empty((2, channels), np.float32)
+    for t in range(tasks):
+        total[:] = 0.0
+        for i in range(n):
+            for y in range(height // 2):
+                row[:] = np.float32(0.0)
+                for x in range(width // 2):
+                    for c in range(channels):
+                        f, s = by[0, t, c], by[1, t, c]
+                        z = raw[t, i, 2 * y, 2 * x, c]
+                        most = f * z + s
+                        other = raw[t, i, 2 * y, 2 * x + 1, c]
+                        value = f * other + s
+                        z = other if value > most else z
+                        most = value if value > most else most
+                        other = raw[t, i, 2 * y + 1, 2 * x, c]
+                        value = f * other + s
+                        z = other if value > most else z
+                        most = value if value > most else most
+                        other = raw[t, i, 2 * y + 1, 2 * x + 1, c]
+                        value = f * other + s
+                        z = other if value > most else z
+                        most = value if value > most else most
+                        d = grad[t, i, y, x, c] if most > 0 else np.float32(0.0)
+                        row[0, c] += d
+                        row[1, c] += d * (z - by[2, t, c])
+                for c in range(channels):
+                    total[0, c] += row[0, c]
+                    total[1, c] += row[1, c]
+        for c in range(channels):
+            of_bias[t, c] = total[0, c]
+            of_gain[t, c] = total[1, c] * by[3, t, c]
+
+
+@compiled
+def _plain_gradient(
+    raw: Array, by: Array, share: Array, grad: Array, of_gain: Array, of_bias: Array, of_raw: Array
+) -> None:
+    tasks, n, height, width, channels = raw.shape
+    less = np.empty((2, channels), np.float32)
+    for t in range(tasks):
+        for i in range(n):
+            a = np.float32(share[t, i] / (height * width))
+            for c in range(channels):
+                less[0, c] = a * by[0, t, c] * of_bias[t, c]
+                less[1, c] = a * by[0, t, c] * of_gain[t, c] * by[3, t, c]
+            for y in range(height):
+                for x in range(width):
+                    for c in range(channels):
+                        z = raw[t, i, y, x, c]
+                        d = grad[t, i, y, x, c] if by[0, t, c] * z + by[1, t, c] > 0 else np.float32(0.0)
+                        of_raw[t, i, y, x, c] = by[0, t, c] * d - less[0, c] - less[1, c] * (z - by[2, t, c])
+
+
+@compiled
+def _pooled_gradient(
+    raw: Array, by: Array, share: Array, grad: Array, of_gain: Array, of_bias: Array, of_raw: Array
+) -> None:
+    tasks, n, height, width, channels = raw.shape
+    less = np.empty((2, channels), np.float32)
+    sent = np.empty((4, channels), np.float32)
+    zero = np.float32(0.0)
+    for t in range(tasks):
+        for i in range(n):
+            a = np.float32(share[t, i] / (height * width))
+            for c in range(channels):
+                less[0, c] = a * by[0, t, c] * of_bias[t, c]
+                less[1, c] = a * by[0, t, c] * of_gain[t, c] * by[3, t, c]
+            for y in range(height // 2):
+                for x in range(width // 2):
+                    for c in range(channels):
+                        f, s = by[0, t, c], by[1, t, c]
+                        v0 = f * raw[t, i, 2 * y, 2 * x, c] + s
+                        v1 = f * raw[t, i, 2 * y, 2 * x + 1, c] + s
+                        v2 = f * raw[t, i, 2 * y + 1, 2 * x, c] + s
+                        v3 = f * raw[t, i, 2 * y + 1, 2 * x + 1, c] + s
+                        most = max(max(v0, v1), max(v2, v3))
+                        d = f * grad[t, i, y, x, c] if most > 0 else zero
+                        sent[0, c] = d if v0 >= most else zero
+                        sent[1, c] = d if v1 >= most and v0 < most else zero
+                        sent[2, c] = d if v2 >= most and v0 < most and v1 < most else zero
+                        sent[3, c] = d if v0 < most and v1 < most and v2 < most else zero
+                    for place in range(4):
+                        yy, xx = 2 * y + place // 2, 2 * x + place % 2
+                        for c in range(channels):
+                            z = raw[t, i, yy, xx, c] - by[2, t, c]
+                            of_raw[t, i, yy, xx, c] = sent[place, c] - less[0, c] - less[1, c] * z
+            for y in range(height):
+                for x in range(width):
+                    if y >= height // 2 * 2 or x >= width // 2 * 2:  # in no window
+                        for c in range(channels):
+                            of_raw[t, i, y, x, c] = -less[0, c] - less[1, c] * (raw[t, i, y, x, c] - by[2, t, c])
+
+
+@compiled
+def _plain_change_sums(raw: Array, by: Array, share: Array, grad: Array, change: Array, totals: Array) -> None:
+    """U1, U2 and sum u dy."""
+    tasks, n, height, width, channels = raw.shape
+    total = np.empty((3, channels), np.float64)
+    row = np.empty((3, channels), np.float32)
+    for t in range(tasks):
+        total[:] = 0.0
+        for i in range(n):
+            a = np.float64(share[t, i]) / (height * width)
+            for y in range(height):
+                row[:] = np.float32(0.0)
+                for x in range(width):
+                    for c in range(channels):
+                        z, u = raw[t, i, y, x, c], change[t, i, y, x, c]
+                        d = grad[t, i, y, x, c] if by[0, t, c] * z + by[1, t, c] > 0 else np.float32(0.0)
+                        row[0, c] += u
+                        row[1, c] += u * (z - by[2, t, c])
+                        row[2, c] += u * d
+                for c in range(channels):
+                    total[0, c] += a * row[0, c]
+                    total[1, c] += a * row[1, c]
+                    total[2, c] += row[2, c]
+        for c in range(channels):
+            totals[0, t, c] = total[0, c]
+            totals[1, t, c] = total[1, c] * by[3, t, c]
+            totals[2, t, c] = total[2, c]
+
+
+@compiled
+def _pooled_change_sums(raw: Array, by: Array, share: Array, grad: Array, change: Array, totals: Array) -> None:
+    tasks, n, height, width, channels = raw.shape
+    total = np.empty((3, channels), np.float64)
+    row = np.empty((3, channels), np.float32)
+    zero = np.float32(0.0)
+    for t in range(tasks):
+        total[:] = 0.0
+        for i in range(n):
+            a = np.float64(share[t, i]) / (height * width)
+            for y in range(height):
+                row[:] = zero
+                for x in range(width):
+                    for c in range(channels):
+                        u = change[t, i, y, x, c]
+                        row[0, c] += u
+                        row[1, c] += u * (raw[t, i, y, x, c] - by[2, t, c])
+                if y % 2 == 0 and y + 1 < height:
+                    for x in range(width // 2):
+                        for c in range(channels):
+                            f, s = by[0, t, c], by[1, t, c]
+                            most = f * raw[t, i, y, 2 * x, c] + s
+                            u = change[t, i, y, 2 * x, c]
+                            value, other = f * raw[t, i, y, 2 * x + 1, c] + s, change[t, i, y, 2 * x + 1, c]
+                            u = other if value > most else u
+                            most = value if value > most else most
+                            value, other = f * raw[t, i, y + 1, 2 * x, c] + s, change[t, i, y + 1, 2 * x, c]
+                            u = other if value > most else u
+                            most = value if value > most else most
+                            value, other = f * raw[t, i, y + 1, 2 * x + 1, c] + s, change[t, i, y + 1, 2 * x + 1, c]
+                            u = other if value > most else u
+                            most = value if value > most else most
+                            row[2, c] += u * grad[t, i, y // 2, x, c] if most > 0 else zero
+                for c in range(channels):
+                    total[0, c] += a * row[0, c]
+                    total[1, c] += a * row[1, c]
+                    total[2, c] += row[2, c]
+        for c in range(channels):
+            totals[0, t, c] = total[0, c]
+            totals[1, t, c] = total[1, c] * by[3, t, c]
+            totals[2, t, c] = total[2, c]
+
+
+@compiled
+def _second_terms(
+    by: Array, s2: Array, s1: Array, p: Array, q: Array, totals: Array, terms: Array, of_gain: Array
+) -> None:
+    """The terms of the second derivatives, by task and channel.
+
+    d(z)  = T0 dy + a (T1 u + T2 + T3 (z - mean))      d(dy) = FACTOR u + T4 + T5 (z - mean)
+    """
+    for t in range(s1.shape[0]):
+        for c in range(s1.shape[1]):
+            scale, r = by[0, t, c], by[3, t, c]
+            u1, u2 = totals[0, t, c], totals[1, t, c]
+            e = totals[2, t, c] - s1[t, c] * u1 - s2[t, c] * u2
+            h1 = p[t, c] * s1[t, c] - scale * (u2 * s1[t, c] + s2[t, c] * u1)
+            h2 = p[t, c] * s2[t, c] - np.float32(2.0) * scale * u2 * s2[t, c]
+            of_gain[t, c] = r * e
+            terms[0, t, c] = r * (p[t, c] - scale * u2)
+            terms[1, t, c] = -r * scale * s2[t, c]
+            terms[2, t, c] = -r * h1
+            terms[3, t, c] = -r * r * (h2 + scale * e)
+            terms[4, t, c] = q[t, c] - scale * u1
+            terms[5, t, c] = r * (p[t, c] - scale * u2)
+
+
+@compiled
+def _plain_second(
+    raw: Array, by: Array, share: Array, grad: Array, change: Array, terms: Array, of_raw: Array, of_grad: Array
+) -> None:
+    tasks, n, height, width, channels = raw.shape
+    own = np.empty((3, channels), np.float32)
+    zero = np.float32(0.0)
+    for t in range(tasks):
+        for i in range(n):
+            a = np.float32(share[t, i] / (height * width))
+            for c in range(channels):
+                own[0, c] = a * terms[1, t, c]
+                own[1, c] = a * terms[2, t, c]
+                own[2, c] = a * terms[3, t, c]
+            for y in range(height):
+                for x in range(width):
+                    for c in range(channels):
+                        z, u = raw[t, i, y, x, c], change[t, i, y, x, c]
+                        d = grad[t, i, y, x, c] if by[0, t, c] * z + by[1, t, c] > 0 else zero
+                        z -= by[2, t, c]
+                        of_raw[t, i, y, x, c] = terms[0, t, c] * d + own[0, c] * u + own[1, c] + own[2, c] * z
+                    for c in range(channels):
+                        z, u = raw[t, i, y, x, c], change[t, i, y, x, c]
+                        value = by[0, t, c] * u + terms[4, t, c] + terms[5, t, c] * (z - by[2, t, c])
+                        of_grad[t, i, y, x, c] = value if by[0, t, c] * z + by[1, t, c] > 0 else zero
+
+
+@compiled
+def _pooled_second(
+    raw: Array, by: Array, share: Array, grad: Array, change: Array, terms: Array, of_raw: Array, of_grad: Array
+) -> None:
+    tasks, n, height, width, channels = raw.shape
+    own = np.empty((3, channels), np.float32)
+    sent = np.empty((4, channels), np.float32)
+    found = np.empty((2, channels), np.float32)  # z and u where a window's largest value is
+    zero = np.float32(0.0)
+    for t in range(tasks):
+        for i in range(n):
+            a = np.float32(share[t, i] / (height * width))
+            for c in range(channels):
+                own[0, c] = a * terms[1, t, c]
+                own[1, c] = a * terms[2, t, c]
+                own[2, c] = a * terms[3, t, c]
+            for y in range(height // 2):
+                for x in range(width // 2):
+                    for c in range(channels):
+                        f, s = by[0, t, c], by[1, t, c]
+                        v0 = f * raw[t, i, 2 * y, 2 * x, c] + s
+                        v1 = f * raw[t, i, 2 * y, 2 * x + 1, c] + s
+                        v2 = f * raw[t, i, 2 * y + 1, 2 * x, c] + s
+                        v3 = f * raw[t, i, 2 * y + 1, 2 * x + 1, c] + s
+                        most = max(max(v0, v1), max(v2, v3))
+                        d = np.float32(1.0) if most > 0 else zero
+                        sent[0, c] = d if v0 >= most else zero
+                        sent[1, c] = d if v1 >= most and v0 < most else zero
+                        sent[2, c] = d if v2 >= most and v0 < most and v1 < most else zero
+                        sent[3, c] = d if v0 < most and v1 < most and v2 < most else zero
+                    found[:] = zero
+                    for place in range(4):
+                        yy, xx = 2 * y + place // 2, 2 * x + place % 2
+                        for c in range(channels):
+                            z, u = raw[t, i, yy, xx, c] - by[2, t, c], change[t, i, yy, xx, c]
+                            d = sent[place, c] * grad[t, i, y, x, c]
+                            of_raw[t, i, yy, xx, c] = terms[0, t, c] * d + own[0, c] * u + own[1, c] + own[2, c] * z
+                        for c in range(channels):
+                            z, u = raw[t, i, yy, xx, c] - by[2, t, c], change[t, i, yy, xx, c]
+                            found[0, c] += sent[place, c] * (
+                                by[0, t, c] * u + terms[4, t, c] + terms[5, t, c] * z
+                            )
+                    for c in range(channels):
+                        of_grad[t, i, y, x, c] = found[0, c]
+            for y in range(height):
+                for x in range(width):
+                    if y >= height // 2 * 2 or x >= width // 2 * 2:  # in no window
+                        for c in range(channels):
+                            z, u = raw[t, i, y, x, c] - by[2, t, c], change[t, i, y, x, c]
+                            of_raw[t, i, y, x, c] = own[0, c] * u + own[1, c] + own[2, c] * z

@@ -1,0 +1,140 @@
+"""Scaling, pooling and ReLU, and their gradient: see batched/scaling.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kshot_models.batched.native.jit import Array, array, compiled
+
+__all__ = ["plain_scale", "pooled_scale", "scale", "scale_gradient"]
+
+
+def scale(raw: Tensor, factor: Tensor, shift: Tensor, *, pool: bool) -> Tensor:
+    """relu(maxpool(factor raw + shift))."""
+    tasks, n, height, width, channels = raw.shape
+    out = torch.empty((tasks, n, height // 2, width // 2, channels) if pool else raw.shape, dtype=raw.dtype)
+    (pooled_scale if pool else plain_scale)(array(raw), array(factor), array(shift), out.numpy())
+    return out
+
+
+def scale_gradient(
+    raw: Tensor, factor: Tensor, shift: Tensor, grad: Tensor, *, pool: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of raw, factor and shift."""
+    of_raw = torch.empty(raw.shape, dtype=raw.dtype)
+    of_factor, of_shift = torch.empty(factor.shape, dtype=raw.dtype), torch.empty(factor.shape, dtype=raw.dtype)
+    compute = _pooled_gradient if pool else _plain_gradient
+    given = (array(each) for each in (raw, factor, shift, grad))
+    compute(*given, of_raw.numpy(), of_factor.numpy(), of_shift.numpy())
+    return of_raw, of_factor, of_shift
+
+
+@compiled
+def plain_scale(raw: Array, factor: Array, shift: Array, out: Array) -> None:
+    """relu(factor raw + shift)."""
+    tasks, n, height, width, channels = raw.shape
+    for t in range(tasks):
+        for i in range(n):
+            for y in range(height):
+                for x in range(width):
+                    for c in range(channels):
+                        value = factor[t, c] * raw[t, i, y, x, c] + shift[t, c]
+                        out[t, i, y, x, c] = np.float32(0.0) if value < 0 else value  # NaN stays
+
+
+@compiled
+def pooled_scale(raw: Array, factor: Array, shift: Array, out: Array) -> None:
+    """relu(maxpool(factor raw + shift))."""
+    tasks, n, height, width, channels = raw.shape
+    for t in range(tasks):
+        for i in range(n):
+            for y in range(height // 2):
+                for x in range(width // 2):
+                    for c in range(channels):
+                        f, s = factor[t, c], shift[t, c]
+                        most = f * raw[t, i, 2 * y, 2 * x, c] + s
+                        value = f * raw[t, i, 2 * y, 2 * x + 1, c] + s
+                        most = most if value < most else value
+                        value = f * raw[t, i, 2 * y + 1, 2 * x, c] + s
+                        most = most if value < most else value
+                        value = f * raw[t, i, 2 * y + 1, 2 * x + 1, c] + s
+                        most = most if value < most else value
+                        out[t, i, y, x, c] = np.float32(0.0) if most < 0 else most
+
+
+@compiled
+def _plain_gradient(
+    raw: Array, factor: Array, shift: Array, grad: Array, of_raw: Array, of_factor: Array, of_shift: Array
+) -> None:
+    tasks, n, height, width, channels = raw.shape
+    total = np.empty((2, channels), np.float64)
+    row = np.empty((2, channels), np.float32)
+    zero = np.float32(0.0)
+    for t in range(tasks):
+        total[:] = 0.0
+        for i in range(n):
+            for y in range(height):
+                row[:] = zero
+                for x in range(width):
+                    for c in range(channels):
+                        z = raw[t, i, y, x, c]
+                        d = grad[t, i, y, x, c] if factor[t, c] * z + shift[t, c] > 0 else zero
+                        row[0, c] += d
+                        row[1, c] += d * z
+                    for c in range(channels):
+                        on = factor[t, c] * raw[t, i, y, x, c] + shift[t, c] > 0
+                        of_raw[t, i, y, x, c] = factor[t, c] * grad[t, i, y, x, c] if on else zero
+                for c in range(channels):
+                    total[0, c] += row[0, c]
+                    total[1, c] += row[1, c]
+        for c in range(channels):
+            of_shift[t, c] = total[0, c]
+            of_factor[t, c] = total[1, c]
+
+
+@compiled
+def _pooled_gradient(
+    raw: Array, factor: Array, shift: Array, grad: Array, of_raw: Array, of_factor: Array, of_shift: Array
+) -> None:
+    tasks, n, height, width, channels = raw.shape
+    total = np.empty((2, channels), np.float64)
+    row = np.empty((2, channels), np.float32)
+    sent = np.empty((4, channels), np.float32)
+    zero = np.float32(0.0)
+    for t in range(tasks):
+        total[:] = 0.0
+        for i in range(n):
+            for y in range(height // 2):
+                row[:] = zero
+                for x in range(width // 2):
+                    for c in range(channels):
+                        f, s = factor[t, c], shift[t, c]
+                        v0 = f * raw[t, i, 2 * y, 2 * x, c] + s
+                        v1 = f * raw[t, i, 2 * y, 2 * x + 1, c] + s
+                        v2 = f * raw[t, i, 2 * y + 1, 2 * x, c] + s
+                        v3 = f * raw[t, i, 2 * y + 1, 2 * x + 1, c] + s
+                        most = max(max(v0, v1), max(v2, v3))
+                        d = grad[t, i, y, x, c] if most > 0 else zero
+                        sent[0, c] = d if v0 >= most else zero
+                        sent[1, c] = d if v1 >= most and v0 < most else zero
+                        sent[2, c] = d if v2 >= most and v0 < most and v1 < most else zero
+                        sent[3, c] = d if v0 < most and v1 < most and v2 < most else zero
+                        row[0, c] += d
+                    for place in range(4):
+                        yy, xx = 2 * y + place // 2, 2 * x + place % 2
+                        for c in range(channels):
+                            row[1, c] += sent[place, c] * raw[t, i, yy, xx, c]
+                        for c in range(channels):
+                            of_raw[t, i, yy, xx, c] = factor[t, c] * sent[place, c]
+                for c in range(channels):
+                    total[0, c] += row[0, c]
+                    total[1, c] += row[1, c]
+            for y in range(height):
+                for x in range(width):
+                    if y >= height // 2 * 2 or x >= width // 2 * 2:  # in no window
+                        of_raw[t, i, y, x, :] = zero
+        for c in range(channels):
+            of_shift[t, c] = total[0, c]
+            of_factor[t, c] = total[1, c]

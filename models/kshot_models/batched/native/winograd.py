@@ -1,0 +1,396 @@
+"""3x3 convolutions of stride 1 with 36 multiplications for 16 outputs in place of 144: Winograd's F(4x4, 3x3).
+
+    tile (6x6) -> V = B' tile B        filter (3x3) -> U = G filter G'        outputs (4x4) = A' (U V) A
+
+An image is cut into tiles of 6x6 positions that overlap by two, and between the transforms are 36 matrix products over
+the channels. With P = A grad A', the gradients of
+inputs and filters are
+
+    B (U' P) B', tiles added where they overlap        G' (sum over tiles of P V) G
+
+Without U at hand, that of the inputs is a convolution with the filters turned.
+
+Of channels, a block at a time is worked on in buffers of fixed size, so that inner loops are a few vector
+instructions. Rounding errors are some ten times those of a sum of products. Lavin and Gray, 2015, arXiv:1509.09308,
+section 4.3, with the points 0, 1, -1, 2, -2.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kshot_models.batched.native.jit import Array, array, compiled
+from kshot_models.batched.native.scratch import scratch
+
+__all__ = ["LANES", "Convolved", "again", "convolve", "convolved", "gradients", "input_gradient", "weight_gradient"]
+
+LANES = 32  # channels are a multiple of it
+
+
+class Convolved(NamedTuple):
+    """A convolution that has been computed, and what its gradients need of it."""
+
+    out: Tensor  # (tasks, n, height, width, outside)
+    tiles: Tensor  # V, (tasks, 36, tiles, inside)
+    spectrum: Tensor  # U, (tasks, 36, outside, inside)
+
+
+def convolved(inputs: Tensor, filters: Tensor) -> Convolved:
+    """(tasks, n, height, width, inside) by (tasks, outside, 9 inside)."""
+    tiles = _cut(inputs, torch.empty(_planes_size(inputs)))
+    spectrum = _spectrum(filters, torch.empty(_spectrum_size(filters)), turned=False)
+    out = torch.empty((*inputs.shape[:-1], filters.shape[1]), dtype=inputs.dtype)
+    _join(_blocks(_product(tiles, spectrum.transpose(-1, -2)).numpy()), _blocks(out.numpy()))
+    return Convolved(out, tiles, spectrum)
+
+
+def again(done: Convolved, filters: Tensor) -> Tensor:
+    """The same inputs by other filters."""
+    spectrum = _spectrum(filters, scratch("spectrum", *_spectrum_size(filters)), turned=False)
+    out = torch.empty_like(done.out)
+    _join(_blocks(_product(done.tiles, spectrum.transpose(-1, -2)).numpy()), _blocks(out.numpy()))
+    return out
+
+
+def gradients(
+    done: Convolved, grad: Tensor, *, inputs: bool, filters: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Those of the inputs and the filters, each if it is asked for."""
+    sent = scratch("sent", *_planes_size(grad))
+    _split(_blocks(array(grad)), _blocks(sent.numpy()))
+    of_inputs = None
+    if inputs:
+        of_inputs = torch.zeros((*grad.shape[:-1], done.tiles.shape[-1]), dtype=grad.dtype)
+        _paste(_blocks(_product(sent, done.spectrum).numpy()), _blocks(of_inputs.numpy()))
+    return of_inputs, _filters_gradient(sent, done.tiles) if filters else None
+
+
+def convolve(inputs: Tensor, filters: Tensor) -> Tensor:
+    """(tasks, n, height, width, inside) by (tasks, outside, 9 inside) -> (tasks, n, height, width, outside)."""
+    return convolved(inputs, filters).out
+
+
+def input_gradient(grad: Tensor, filters: Tensor) -> Tensor:
+    """(tasks, n, height, width, outside) by (tasks, outside, 9 inside) -> (tasks, n, height, width, inside)."""
+    found = torch.empty((*grad.shape[:-1], filters.shape[2] // 9), dtype=grad.dtype)
+    tiles = _cut(grad, scratch("tiles", *_planes_size(grad)))
+    spectrum = _spectrum(filters, scratch("spectrum", *_spectrum_size(filters)), turned=True)
+    _join(_blocks(_product(tiles, spectrum).numpy()), _blocks(found.numpy()))
+    return found
+
+
+def weight_gradient(inputs: Tensor, grad: Tensor) -> Tensor:
+    """(tasks, n, height, width, inside) by (tasks, n, height, width, outside) -> (tasks, outside, 9 inside)."""
+    sent = scratch("sent", *_planes_size(grad))
+    _split(_blocks(array(grad)), _blocks(sent.numpy()))
+    return _filters_gradient(sent, _cut(inputs, scratch("tiles", *_planes_size(inputs))))
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """(tasks, 36, rows, inside) by (tasks, 36, inside, columns); scratch."""
+    size = (*left.shape[:3], right.shape[-1])
+    out = scratch("product", *size)
+    torch.bmm(left.flatten(0, 1), right.flatten(0, 1), out=out.flatten(0, 1))
+    return out
+
+
+def _filters_gradient(sent: Tensor, tiles: Tensor) -> Tensor:
+    spectrum = _product(sent.transpose(-1, -2), tiles)
+    tasks, _, outside, inside = spectrum.shape
+    found = torch.empty((tasks, outside, 9 * inside), dtype=sent.dtype)
+    _filters_back(_blocks(spectrum.numpy()), _filter_blocks(found.numpy()))
+    return found
+
+
+def _spectrum(filters: Tensor, spectrum: Tensor, *, turned: bool) -> Tensor:
+    """(tasks, outside, 9 inside) -> (tasks, 36, outside, inside)."""
+    _filters(_filter_blocks(array(filters)), turned, _blocks(spectrum.numpy()))
+    return spectrum[:, :, : filters.shape[1]]
+
+
+def _spectrum_size(filters: Tensor) -> tuple[int, int, int, int]:
+    """With one row too many, if need be; see _planes_size."""
+    tasks, outside, wide = filters.shape
+    return tasks, 36, outside | 1, wide // 9
+
+
+def _cut(inputs: Tensor, planes: Tensor) -> Tensor:
+    _cut_tiles(_blocks(array(inputs)), _blocks(planes.numpy()))
+    return planes
+
+
+def _planes_size(images: Tensor) -> tuple[int, int, int, int]:
+    """Of the tiles of images: tasks, 36, rows, channels.
+
+    Rows are made odd in number: a tile is written to 36 places, and caches have few for what lies apart by a power of
+    two. The kernels fill the row that is too many with zeros.
+    """
+    tasks, n, height, width, channels = images.shape
+    return tasks, 36, n * -(-height // 4) * -(-width // 4) | 1, channels
+
+
+def _blocks(values: Array) -> Array:
+    """(..., channels) -> (..., channels / LANES, LANES)."""
+    return values.reshape(*values.shape[:-1], -1, LANES)
+
+
+def _filter_blocks(filters: Array) -> Array:
+    """(tasks, outside, 9 inside) -> (tasks, outside, 9, inside / LANES, LANES)."""
+    return filters.reshape(*filters.shape[:2], 9, -1, LANES)
+
+
+@compiled
+def _cut_tiles(images: Array, tiles: Array) -> None:
+    """V = B' tile B."""
+    tasks, n, height, width, blocks, _ = images.shape
+    down, across = (height + 3) // 4, (width + 3) // 4
+    zero, two, four, five = np.float32(0), np.float32(2), np.float32(4), np.float32(5)
+    d = np.zeros((6, 6, LANES), np.float32)
+    m = np.zeros((6, 6, LANES), np.float32)
+    tiles[:, :, n * down * across :] = zero
+    for t in range(tasks):
+        for i in range(n):
+            for tile in range(down * across):
+                top, left = tile // across * 4 - 1, tile % across * 4 - 1
+                row = i * down * across + tile
+                for block in range(blocks):
+                    for y in range(6):
+                        for x in range(6):
+                            if 0 <= top + y < height and 0 <= left + x < width:
+                                for c in range(LANES):
+                                    d[y, x, c] = images[t, i, top + y, left + x, block, c]
+                            else:
+                                for c in range(LANES):
+                                    d[y, x, c] = zero
+                    for x in range(6):
+                        for c in range(LANES):
+                            m[0, x, c] = four * d[0, x, c] - five * d[2, x, c] + d[4, x, c]
+                            m[1, x, c] = d[3, x, c] + d[4, x, c] - four * (d[1, x, c] + d[2, x, c])
+                            m[2, x, c] = d[4, x, c] - d[3, x, c] + four * (d[1, x, c] - d[2, x, c])
+                            m[3, x, c] = d[4, x, c] - d[2, x, c] + two * (d[3, x, c] - d[1, x, c])
+                            m[4, x, c] = d[4, x, c] - d[2, x, c] - two * (d[3, x, c] - d[1, x, c])
+                            m[5, x, c] = four * d[1, x, c] - five * d[3, x, c] + d[5, x, c]
+                    for y in range(6):
+                        for c in range(LANES):
+                            d[y, 0, c] = four * m[y, 0, c] - five * m[y, 2, c] + m[y, 4, c]
+                            d[y, 1, c] = m[y, 3, c] + m[y, 4, c] - four * (m[y, 1, c] + m[y, 2, c])
+                            d[y, 2, c] = m[y, 4, c] - m[y, 3, c] + four * (m[y, 1, c] - m[y, 2, c])
+                            d[y, 3, c] = m[y, 4, c] - m[y, 2, c] + two * (m[y, 3, c] - m[y, 1, c])
+                            d[y, 4, c] = m[y, 4, c] - m[y, 2, c] - two * (m[y, 3, c] - m[y, 1, c])
+                            d[y, 5, c] = four * m[y, 1, c] - five * m[y, 3, c] + m[y, 5, c]
+                    for y in range(6):
+                        for x in range(6):
+                            for c in range(LANES):
+                                tiles[t, 6 * y + x, row, block, c] = d[y, x, c]
+
+
+@compiled
+def _join(products: Array, images: Array) -> None:
+    """Outputs = A' (U V) A."""
+    tasks, n, height, width, blocks, _ = images.shape
+    down, across = (height + 3) // 4, (width + 3) // 4
+    two, four, eight = np.float32(2), np.float32(4), np.float32(8)
+    d = np.zeros((6, 6, LANES), np.float32)
+    m = np.zeros((4, 6, LANES), np.float32)
+    for t in range(tasks):
+        for i in range(n):
+            for tile in range(down * across):
+                top, left = tile // across * 4, tile % across * 4
+                row = i * down * across + tile
+                for block in range(blocks):
+                    for y in range(6):
+                        for x in range(6):
+                            for c in range(LANES):
+                                d[y, x, c] = products[t, 6 * y + x, row, block, c]
+                    for x in range(6):
+                        for c in range(LANES):
+                            plus, minus = d[1, x, c] + d[2, x, c], d[1, x, c] - d[2, x, c]
+                            wide, slope = d[3, x, c] + d[4, x, c], d[3, x, c] - d[4, x, c]
+                            m[0, x, c] = d[0, x, c] + plus + wide
+                            m[1, x, c] = minus + two * slope
+                            m[2, x, c] = plus + four * wide
+                            m[3, x, c] = minus + eight * slope + d[5, x, c]
+                    for y in range(4):
+                        for c in range(LANES):
+                            plus, minus = m[y, 1, c] + m[y, 2, c], m[y, 1, c] - m[y, 2, c]
+                            wide, slope = m[y, 3, c] + m[y, 4, c], m[y, 3, c] - m[y, 4, c]
+                            d[y, 0, c] = m[y, 0, c] + plus + wide
+                            d[y, 1, c] = minus + two * slope
+                            d[y, 2, c] = plus + four * wide
+                            d[y, 3, c] = minus + eight * slope + m[y, 5, c]
+                    for y in range(min(4, height - top)):
+                        for x in range(min(4, width - left)):
+                            for c in range(LANES):
+                                images[t, i, top + y, left + x, block, c] = d[y, x, c]
+
+
+@compiled
+def _split(images: Array, products: Array) -> None:
+    """A grad A', the transpose of `_join`."""
+    tasks, n, height, width, blocks, _ = images.shape
+    down, across = (height + 3) // 4, (width + 3) // 4
+    zero, two, four, eight = np.float32(0), np.float32(2), np.float32(4), np.float32(8)
+    d = np.zeros((6, 6, LANES), np.float32)
+    m = np.zeros((6, 4, LANES), np.float32)
+    products[:, :, n * down * across :] = zero
+    for t in range(tasks):
+        for i in range(n):
+            for tile in range(down * across):
+                top, left = tile // across * 4, tile % across * 4
+                row = i * down * across + tile
+                for block in range(blocks):
+                    for y in range(4):
+                        for x in range(4):
+                            if top + y < height and left + x < width:
+                                for c in range(LANES):
+                                    d[y, x, c] = images[t, i, top + y, left + x, block, c]
+                            else:
+                                for c in range(LANES):
+                                    d[y, x, c] = zero
+                    for x in range(4):
+                        for c in range(LANES):
+                            even, odd = d[0, x, c] + d[2, x, c], d[1, x, c] + d[3, x, c]
+                            wide, slope = d[0, x, c] + four * d[2, x, c], two * d[1, x, c] + eight * d[3, x, c]
+                            m[0, x, c] = d[0, x, c]
+                            m[1, x, c] = even + odd
+                            m[2, x, c] = even - odd
+                            m[3, x, c] = wide + slope
+                            m[4, x, c] = wide - slope
+                            m[5, x, c] = d[3, x, c]
+                    for y in range(6):
+                        for c in range(LANES):
+                            even, odd = m[y, 0, c] + m[y, 2, c], m[y, 1, c] + m[y, 3, c]
+                            wide, slope = m[y, 0, c] + four * m[y, 2, c], two * m[y, 1, c] + eight * m[y, 3, c]
+                            d[y, 0, c] = m[y, 0, c]
+                            d[y, 1, c] = even + odd
+                            d[y, 2, c] = even - odd
+                            d[y, 3, c] = wide + slope
+                            d[y, 4, c] = wide - slope
+                            d[y, 5, c] = m[y, 3, c]
+                    for y in range(6):
+                        for x in range(6):
+                            for c in range(LANES):
+                                products[t, 6 * y + x, row, block, c] = d[y, x, c]
+
+
+@compiled
+def _paste(products: Array, images: Array) -> None:
+    """B q B', added to the images: the transpose of `_cut_tiles`."""
+    tasks, n, height, width, blocks, _ = images.shape
+    down, across = (height + 3) // 4, (width + 3) // 4
+    two, four, five = np.float32(2), np.float32(4), np.float32(5)
+    d = np.zeros((6, 6, LANES), np.float32)
+    m = np.zeros((6, 6, LANES), np.float32)
+    for t in range(tasks):
+        for i in range(n):
+            for tile in range(down * across):
+                top, left = tile // across * 4 - 1, tile % across * 4 - 1
+                row = i * down * across + tile
+                for block in range(blocks):
+                    for y in range(6):
+                        for x in range(6):
+                            for c in range(LANES):
+                                d[y, x, c] = products[t, 6 * y + x, row, block, c]
+                    for x in range(6):
+                        for c in range(LANES):
+                            plus, minus = d[1, x, c] + d[2, x, c], d[1, x, c] - d[2, x, c]
+                            wide, slope = d[3, x, c] + d[4, x, c], d[3, x, c] - d[4, x, c]
+                            m[0, x, c] = four * d[0, x, c]
+                            m[1, x, c] = four * (d[5, x, c] - minus) - two * slope
+                            m[2, x, c] = -five * d[0, x, c] - four * plus - wide
+                            m[3, x, c] = minus + two * slope - five * d[5, x, c]
+                            m[4, x, c] = d[0, x, c] + plus + wide
+                            m[5, x, c] = d[5, x, c]
+                    for y in range(6):
+                        for c in range(LANES):
+                            plus, minus = m[y, 1, c] + m[y, 2, c], m[y, 1, c] - m[y, 2, c]
+                            wide, slope = m[y, 3, c] + m[y, 4, c], m[y, 3, c] - m[y, 4, c]
+                            d[y, 0, c] = four * m[y, 0, c]
+                            d[y, 1, c] = four * (m[y, 5, c] - minus) - two * slope
+                            d[y, 2, c] = -five * m[y, 0, c] - four * plus - wide
+                            d[y, 3, c] = minus + two * slope - five * m[y, 5, c]
+                            d[y, 4, c] = m[y, 0, c] + plus + wide
+                            d[y, 5, c] = m[y, 5, c]
+                    for y in range(6):
+                        for x in range(6):
+                            if 0 <= top + y < height and 0 <= left + x < width:
+                                for c in range(LANES):
+                                    images[t, i, top + y, left + x, block, c] += d[y, x, c]
+
+
+@compiled
+def _filters(filters: Array, turned: bool, spectrum: Array) -> None:  # noqa: FBT001 - Numba takes arguments by place
+    """U = G filter G', of the filters or of the filters turned by half a circle."""
+    tasks, outside, _, blocks, _ = filters.shape
+    quarter, sixth = np.float32(1 / 4), np.float32(1 / 6)
+    a, b = np.float32(1 / 24), np.float32(1 / 12)
+    d = np.zeros((6, 6, LANES), np.float32)
+    m = np.zeros((6, 3, LANES), np.float32)
+    for t in range(tasks):
+        for o in range(outside):
+            for block in range(blocks):
+                for place in range(9):
+                    at, y, x = 8 - place if turned else place, place // 3, place % 3
+                    for c in range(LANES):
+                        d[y, x, c] = filters[t, o, at, block, c]
+                for x in range(3):
+                    for c in range(LANES):
+                        ends, wide = sixth * (d[0, x, c] + d[2, x, c]), a * d[0, x, c] + sixth * d[2, x, c]
+                        m[0, x, c] = quarter * d[0, x, c]
+                        m[1, x, c] = -ends - sixth * d[1, x, c]
+                        m[2, x, c] = sixth * d[1, x, c] - ends
+                        m[3, x, c] = wide + b * d[1, x, c]
+                        m[4, x, c] = wide - b * d[1, x, c]
+                        m[5, x, c] = d[2, x, c]
+                for y in range(6):
+                    for c in range(LANES):
+                        ends, wide = sixth * (m[y, 0, c] + m[y, 2, c]), a * m[y, 0, c] + sixth * m[y, 2, c]
+                        d[y, 0, c] = quarter * m[y, 0, c]
+                        d[y, 1, c] = -ends - sixth * m[y, 1, c]
+                        d[y, 2, c] = sixth * m[y, 1, c] - ends
+                        d[y, 3, c] = wide + b * m[y, 1, c]
+                        d[y, 4, c] = wide - b * m[y, 1, c]
+                        d[y, 5, c] = m[y, 2, c]
+                for y in range(6):
+                    for x in range(6):
+                        for c in range(LANES):
+                            spectrum[t, 6 * y + x, o, block, c] = d[y, x, c]
+
+
+@compiled
+def _filters_back(spectrum: Array, filters: Array) -> None:
+    """G' spectrum G, the transpose of `_filters`."""
+    tasks, outside, _, blocks, _ = filters.shape
+    quarter, sixth = np.float32(1 / 4), np.float32(1 / 6)
+    a, b = np.float32(1 / 24), np.float32(1 / 12)
+    d = np.zeros((6, 6, LANES), np.float32)
+    m = np.zeros((3, 6, LANES), np.float32)
+    for t in range(tasks):
+        for o in range(outside):
+            for block in range(blocks):
+                for y in range(6):
+                    for x in range(6):
+                        for c in range(LANES):
+                            d[y, x, c] = spectrum[t, 6 * y + x, o, block, c]
+                for x in range(6):
+                    for c in range(LANES):
+                        plus, minus = d[1, x, c] + d[2, x, c], d[2, x, c] - d[1, x, c]
+                        wide, slope = d[3, x, c] + d[4, x, c], d[3, x, c] - d[4, x, c]
+                        m[0, x, c] = quarter * d[0, x, c] - sixth * plus + a * wide
+                        m[1, x, c] = sixth * minus + b * slope
+                        m[2, x, c] = sixth * (wide - plus) + d[5, x, c]
+                for y in range(3):
+                    for c in range(LANES):
+                        plus, minus = m[y, 1, c] + m[y, 2, c], m[y, 2, c] - m[y, 1, c]
+                        wide, slope = m[y, 3, c] + m[y, 4, c], m[y, 3, c] - m[y, 4, c]
+                        d[y, 0, c] = quarter * m[y, 0, c] - sixth * plus + a * wide
+                        d[y, 1, c] = sixth * minus + b * slope
+                        d[y, 2, c] = sixth * (wide - plus) + m[y, 5, c]
+                for place in range(9):
+                    y, x = place // 3, place % 3
+                    for c in range(LANES):
+                        filters[t, o, place, block, c] = d[y, x, c]

@@ -1,0 +1,164 @@
+"""Conv4's blocks on a CPU, forward and back, and back through going back: plain functions of tensors.
+
+    forward     z_l = w_l * x_{l-1}             x_l = out_l(z_l)                        for l = 1 ... L
+    back        s_l = out_l'(z_l) g_l           dw_l = W(x_{l-1}, s_l)                  for l = L ... 1
+                g_{l-1} = I(s_l, w_l)
+    once more   with u_l for dw_l given and v_{l-1} for g_{l-1}, v_0 = 0:
+                of s_l: u_l * x_{l-1} + w_l * v_{l-1}      of x_{l-1}: I(s_l, u_l)      for l = 1 ... L
+                of w_l: W(v_{l-1}, s_l)                    of z_l and g_l: out_l''
+                then, with what came to z_l and x_l, back again                         for l = L ... 1
+
+out_l is normalization, pooling and ReLU; W and I are the two gradients of a convolution. The kernels are those of
+batched/native, and so are the axes: tasks, n, height, width, channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kshot_models.batched import Features, Pooling, native, through_moments
+from kshot_models.batched.native.convolution import Convolved, again, convolved, gradients
+from kshot_models.networks.block import BlockShape
+
+__all__ = ["Block", "Extra", "Passed", "back", "back_again", "forward"]
+
+
+class Block(NamedTuple):
+    """A block that has been computed."""
+
+    filters: Tensor  # (1, outside, 9 inside)
+    convolution: Convolved  # z_l, and what its gradients need
+    features: Features  # z_l, and what it is normalized by
+    moments: tuple[Tensor, Tensor]
+    out: Tensor  # x_l
+
+
+class Passed(NamedTuple):
+    """What went back through a block."""
+
+    above: Tensor  # g_l
+    below: Tensor  # s_l
+    of_gain: Tensor
+    of_bias: Tensor
+
+
+class Extra(NamedTuple):
+    """What comes to a block's tensors besides the gradient from above."""
+
+    raw: Tensor | None = None  # to z_l
+    mean: Tensor | None = None
+    variance: Tensor | None = None
+    out: Tensor | None = None  # to x_l
+
+
+def forward(images: Tensor, share: Tensor, params: Sequence[Tensor], shape: BlockShape) -> list[Block]:
+    """Compute the blocks.
+
+    Args:
+        images: (1, n, height, width, channels).
+        share: (1, n), of each example in the moments.
+        params: filters (1, outside, 9 inside), gain and bias (1, outside) of each block, one after the other.
+        shape: of the blocks.
+    """
+    done: list[Block] = []
+    below = images
+    for filters, gain, bias in zip(params[::3], params[1::3], params[2::3], strict=True):
+        convolution = convolved(below, filters, shape.stride)
+        features = Features(convolution.out, gain, bias, share)
+        below, mean, variance = native.normalize(features, _pooling(shape))
+        done.append(Block(filters, convolution, features, (mean, variance), below))
+    return done
+
+
+def back(
+    done: Sequence[Block], grad: Tensor | None, extras: Sequence[Extra], shape: BlockShape, *, images: bool
+) -> tuple[list[Passed], list[Tensor | None]]:
+    """Go back through the blocks.
+
+    Args:
+        done: the blocks.
+        grad: the gradient of the last block's output.
+        extras: what else comes to each block; tensors for raw and out are written over.
+        shape: of the blocks.
+        images: whether the images' gradient is wanted.
+
+    Returns:
+        what went through each block, and the gradients of images, filters, gain, bias, filters, ...
+    """
+    passed: list[Passed] = []
+    found: list[Tensor | None] = []
+    above = grad
+    for number in reversed(range(len(done))):
+        block, extra = done[number], extras[number]
+        if extra.out is not None:
+            above = extra.out if above is None else extra.out.add_(above)
+        below, of_gain, of_bias = extra.raw, None, None
+        if above is not None:
+            sent, of_gain, of_bias = native.normalize_gradient(block.features, block.moments, above, _pooling(shape))
+            passed.append(Passed(above, sent, of_gain, of_bias))
+            below = sent if below is None else below.add_(sent)
+        through = through_moments(block.features, block.moments[0], extra.mean, extra.variance)
+        if through is not None:
+            below = through if below is None else below + through
+        above = of_filters = None
+        if below is not None:
+            above, of_filters = gradients(block.convolution, below, inputs=images or number > 0, filters=True)
+        found[:0] = [of_filters, of_gain, of_bias]
+    return passed[::-1], [above if images else None, *found]
+
+
+def back_again(
+    done: Sequence[Block], passed: Sequence[Passed], changes: Sequence[Tensor | None], shape: BlockShape
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Go back through `back` where it had a gradient of the output and nothing else.
+
+    Args:
+        done: the blocks.
+        passed: what went through each.
+        changes: the gradients at the gradients of filters, gain, bias, filters, ...
+        shape: of the blocks.
+
+    Returns:
+        the gradient of `grad`, and those of images, filters, gain, bias, filters, ...; of the images there is none.
+    """
+    extras: list[Extra] = []
+    more: list[Tensor | None] = [None]
+    to_below: Tensor | None = None  # x_{l-1}
+    v: Tensor | None = None
+    for number, (block, went) in enumerate(zip(done, passed, strict=True)):
+        u, at_gain, at_bias = changes[3 * number : 3 * number + 3]
+        change = torch.zeros_like(went.below) if u is None else again(block.convolution, u)
+        of_filters = None
+        if v is not None:
+            carried = convolved(v, block.filters, shape.stride)
+            change.add_(carried.out)
+            _, of_filters = gradients(carried, went.below, inputs=False, filters=True)
+            if u is not None:
+                to_below = native.input_gradient(went.below, u, *v.shape[2:4], shape.stride, "ieee")
+            extras[-1] = extras[-1]._replace(out=to_below)
+        to_below = None
+        none = torch.zeros_like(went.of_gain)
+        others = (none if at_gain is None else at_gain, none if at_bias is None else at_bias)
+        sums = (went.of_gain, went.of_bias)
+        of_raw, of_gain, v = native.normalize_second_gradient(
+            block.features, block.moments, went.above, sums, (change, *others), _pooling(shape)
+        )
+        extras.append(Extra(raw=of_raw))
+        more += [of_filters, of_gain, None]
+    assert v is not None  # there are blocks
+    _, found = back(done, None, extras, shape, images=False)
+    return v, [_sum(one, other) for one, other in zip(found, more, strict=True)]
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
+
+
+def _pooling(shape: BlockShape) -> Pooling:
+    return Pooling(shape.pool, shape.epsilon)
