@@ -1,8 +1,8 @@
 """Feature normalization, written from primitives.
 
 F.batch_norm and nn.LayerNorm are not used: under vmap their second-order gradients are silently wrong when the gain
-adapts (their batching rule builds the gradient of the gain from saved statistics that carry no history). Only where
-nothing is mapped and nobody differentiates the moments (serving.py), the library's batch norm saves memory.
+adapts (their batching rule builds the gradient of the gain from saved statistics that carry no history). In single
+precision Conv4's norms are part of its blocks (batched/normalization.py), and equal these.
 
     mode           moments of a support pass        moments of a query pass
     support        the support set's own            those of the support set, at the final fast weights
@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from kshot_models.manifest import NormMode
-from kshot_models.serving import moments_unseen
 from kshot_models.types import Params
 
 __all__ = ["NormPass", "group_normalize", "normalize", "weighted_moments"]
@@ -82,25 +81,9 @@ class NormPass:
             return inputs * _per_channel(gain, inputs.ndim) + _per_channel(bias, inputs.ndim)
         if self.mode == "group":
             return group_normalize(inputs, gain, bias, groups=self.groups, epsilon=self.epsilon)
-        if self._may_be_the_librarys():
-            with torch.no_grad():  # running statistics may be counted of them
-                self.record(name, *weighted_moments(inputs, None))
-            return torch.batch_norm(inputs, gain, bias, None, None, True, 0.0, self.epsilon, False)  # noqa: FBT003
         mean, variance = self.moments(name) or weighted_moments(inputs, self.weights)
         self.record(name, mean, variance)
         return normalize(inputs, mean, variance, gain, bias, epsilon=self.epsilon)
-
-    def _may_be_the_librarys(self) -> bool:
-        """Whether moments are the batch's own and nobody differentiates them, as nobody does `transductive` ones."""
-        return self.given is None and moments_unseen(anyway=self.mode == "transductive") and self.counts_all_alike()
-
-    def counts_all_alike(self) -> bool:
-        """Whether the norms use moments of the batch, and no example of it is padding; or use given moments."""
-        if not self.takes_moments():
-            return False
-        if self.given is not None or self.weights is None:
-            return True
-        return not self.weights.is_meta and bool(self.weights.all())  # without values, nobody knows
 
     def takes_moments(self) -> bool:
         """Whether the norms normalize by moments of examples, their own or given ones."""

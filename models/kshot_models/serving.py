@@ -3,7 +3,7 @@
     none                 it may be differentiated any number of times, mapped and traced: inner gradients come from
                          torch.func, and networks are made of primitives
     `plain_autograd`     it is differentiated by plain autograd alone, any number of times, and not mapped: inner
-                         gradients are autograd's too, and norms the library's, whose derivatives are right then
+                         gradients are autograd's too
     `serving`            nothing outside differentiates it at all: inner gradients are taken once
 
 The numbers are the same up to rounding, and learners do not tell them apart.
@@ -24,7 +24,6 @@ from kshot_models.types import Params
 
 __all__ = [
     "inner_gradient",
-    "moments_unseen",
     "plain_autograd",
     "serving",
     "transformable",
@@ -34,7 +33,6 @@ __all__ = [
 class _State(threading.local):
     serving = False
     plain = False
-    within_objective = False
 
 
 _state = _State()
@@ -54,15 +52,6 @@ def plain_autograd() -> Iterator[None]:
         yield
 
 
-def moments_unseen(*, anyway: bool = False) -> bool:
-    """Whether a norm may be the library's: under `plain_autograd`, where a loss is all that comes of it.
-
-    Args:
-        anyway: nobody differentiates this norm's moments, wherever it is.
-    """
-    return _state.plain and (_state.within_objective or anyway)
-
-
 def inner_gradient(
     objective: Callable[[Params], Tensor], params: Params, *, constant: bool = False
 ) -> tuple[Params, Tensor]:
@@ -80,7 +69,7 @@ def inner_gradient(
         grads, value = grad_and_value(objective)(params)
         return grads, value
     differentiable = not _state.serving and torch.is_grad_enabled() and any(p.requires_grad for p in params.values())
-    with torch.enable_grad(), _set("within_objective", value=True):
+    with torch.enable_grad():
         # A name of their own for each: one parameter may have been made of another, a head of prototypes of the body.
         leaves = {
             name: p.view_as(p) if differentiable and p.requires_grad else p.detach().requires_grad_()

@@ -7,102 +7,18 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from torch.func import grad
+from torch.func import grad, vmap
 
 from kshot_models.inner.transformation import Objective
-from kshot_models.networks.block import BlockShape, Layer, blocks, blocks_with_moments
-from kshot_models.norm import normalize, weighted_moments
 from kshot_models.serving import (
-    differentiated_at_most_once,
     inner_gradient,
-    moments_unseen,
     plain_autograd,
-    remembered,
     serving,
     transformable,
 )
 from kshot_models.types import Examples
 
 from .conftest import LEARNERS, NETWORKS, NORMS, make_learner
-
-SHAPES = {
-    "pooled": (BlockShape(1, True, 1e-5), (6, 6, 8)),
-    "odd rows are dropped": (BlockShape(1, True, 1e-5), (6, 7, 5)),
-    "strided": (BlockShape(2, False, 1e-5), (6, 7, 5)),
-    "plain": (BlockShape(1, False, 1e-3), (6, 3, 3)),
-    "one channel": (BlockShape(1, True, 1e-5), (1, 8, 8)),
-    "three channels, strided": (BlockShape(2, False, 1e-5), (3, 7, 6)),
-}
-
-
-def by_hand(inputs: Tensor, weight: Tensor, gain: Tensor, bias: Tensor, shape: BlockShape) -> Tensor:
-    raw = torch.nn.functional.conv2d(inputs, weight, stride=shape.stride, padding=1)
-    normal = normalize(raw, *weighted_moments(raw, None), gain, bias, epsilon=shape.epsilon)
-    return torch.relu(torch.nn.functional.max_pool2d(normal, 2) if shape.pool else normal)
-
-
-def drawn(name: str, *, outside: int = 5) -> tuple[BlockShape, list[Tensor]]:
-    shape, (inside, height, width) = SHAPES[name]
-    generator = torch.Generator().manual_seed(1)
-    sizes = [(3, inside, height, width), (outside, inside, 3, 3), (outside,), (outside,)]
-    inputs, weight, gain, bias = (torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes)
-    signs = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0], dtype=torch.float64)[:outside]
-    return shape, [inputs.contiguous(memory_format=torch.channels_last), weight, gain.abs() * signs, bias]
-
-
-@pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("rises", [True, False])
-def test_a_block_is_its_four_operations_and_so_are_its_derivatives(name: str, rises: bool) -> None:
-    shape, values = drawn(name)
-    values[2] = values[2].abs() if rises else values[2]
-    leaves = [value.requires_grad_() for value in values]
-    expected = by_hand(*leaves, shape)
-    out, [(mean, variance)] = blocks(leaves[0], [Layer(*leaves[1:])], shape)
-    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
-    raw = torch.nn.functional.conv2d(leaves[0], leaves[1], stride=shape.stride, padding=1)
-    torch.testing.assert_close((mean, variance), weighted_moments(raw.detach(), None), rtol=0, atol=1e-12)
-    along = torch.randn(out.shape, generator=torch.Generator().manual_seed(2), dtype=out.dtype)
-    torch.testing.assert_close(
-        torch.autograd.grad(out, leaves, along), torch.autograd.grad(expected, leaves, along), rtol=0, atol=1e-10
-    )
-
-
-@pytest.mark.parametrize("name", ["odd rows are dropped", "strided", "one channel"])
-def test_a_blocks_derivatives_are_finite_differences(name: str) -> None:
-    shape, values = drawn(name, outside=3)
-    assert torch.autograd.gradcheck(
-        lambda *leaves: blocks(leaves[0], [Layer(*leaves[1:])], shape)[0],
-        [value.requires_grad_() for value in values],
-        eps=1e-7,
-        atol=1e-5,
-    )
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_a_block_with_given_moments_is_its_four_operations(name: str) -> None:
-    shape, (inputs, weight, gain, bias) = drawn(name)
-    mean, variance = torch.linspace(-1, 1, 5, dtype=torch.float64), torch.linspace(0, 2, 5, dtype=torch.float64)
-    raw = torch.nn.functional.conv2d(inputs, weight, stride=shape.stride, padding=1)
-    normal = normalize(raw, mean, variance, gain, bias, epsilon=shape.epsilon)
-    expected = torch.relu(torch.nn.functional.max_pool2d(normal, 2) if shape.pool else normal)
-    out = blocks_with_moments(inputs, [Layer(weight, gain, bias)], [(mean, variance)], shape)
-    torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
-
-
-def test_where_all_of_a_window_are_equal_the_gradient_goes_where_max_pool_sends_it() -> None:
-    shape, (inputs, weight, gain, bias) = drawn("pooled")
-    blank = torch.zeros_like(inputs)
-    blank[0, :, 2, 3] = 1
-    leaves = [value.requires_grad_() for value in (blank, weight, gain, bias)]
-    found, expected = (
-        torch.autograd.grad(f(*leaves).sum(), leaves)
-        for f in (
-            lambda *at: blocks(at[0], [Layer(*at[1:])], shape)[0].square(),
-            lambda *at: by_hand(*at, shape).square(),
-        )
-    )
-    torch.testing.assert_close(found[1:], expected[1:], rtol=0, atol=1e-9)
-
 
 ANSWERS = [(name, "max_pool", "support") for name in LEARNERS] + [
     ("proto-sgd", network, norm) for network in NETWORKS for norm in (*NORMS, "transductive")
@@ -139,24 +55,19 @@ def test_padding_is_not_felt_while_serving(make_examples: Callable[..., Examples
 
 
 def test_the_promise_ends_with_the_block() -> None:
-    made = []
+    at = torch.tensor(2.0, requires_grad=True)
 
-    def make() -> Tensor:
-        made.append(1)
-        return torch.zeros(())
+    def differentiable() -> bool:
+        return inner_gradient(cube, {"a": at})[0]["a"].requires_grad
 
-    of = torch.zeros(2)
     with serving():
-        assert differentiated_at_most_once()
         assert not torch.is_grad_enabled()
-        assert remembered(of, "sum", make) is remembered(of, "sum", make)
-        assert remembered(of, "mean", make) is not remembered(of, "sum", make)
-    assert len(made) == 2
-    assert not differentiated_at_most_once()
-    assert remembered(of, "sum", make) is not remembered(of, "sum", make)
+        with torch.enable_grad():
+            assert not differentiable()
+    assert differentiable()
     with pytest.raises(ValueError, match="inside"), serving():
         raise ValueError("inside")
-    assert not differentiated_at_most_once()
+    assert differentiable()
 
 
 def cube(params: dict[str, Tensor]) -> Tensor:
@@ -175,18 +86,14 @@ def test_inner_gradients_can_be_differentiated_unless_serving() -> None:
 
 def test_under_plain_autograd_inner_gradients_are_autograds_and_as_good() -> None:
     at = torch.tensor([2.0, 3.0], requires_grad=True)
-    seen = []
 
     def objective(params: dict[str, Tensor]) -> Tensor:
-        seen.append(moments_unseen())
         return (params["a"] ** 3 * params["made of a"]).sum() + params["constant"].sum()
 
     with plain_autograd():
         # A parameter that was made of another is none of the other's business in an inner step, only in the outer one.
         params = {"a": at, "made of a": at * 2, "constant": torch.ones(2)}
         grads, value = inner_gradient(objective, params)
-        assert not moments_unseen()
-    assert seen == [True]
     torch.testing.assert_close(value, torch.tensor(2.0 * (2**4 + 3**4) + 2))
     torch.testing.assert_close(grads["a"], 3 * at**2 * (2 * at))
     torch.testing.assert_close(grads["constant"], torch.ones(2))
@@ -197,11 +104,29 @@ def test_under_plain_autograd_inner_gradients_are_autograds_and_as_good() -> Non
 
 
 def test_an_objective_may_be_made_transformable() -> None:
-    def seen(params: dict[str, Tensor]) -> Tensor:
-        assert not differentiated_at_most_once()
+    at = {"a": torch.tensor(2.0)}
+
+    def slope(params: dict[str, Tensor]) -> Tensor:
+        return inner_gradient(cube, params)[0]["a"]
+
+    objective: Objective = transformable(slope)
+    with serving():
+        assert objective(at) == 12
+        torch.testing.assert_close(grad(objective)(at)["a"], torch.tensor(12.0))  # d 3 a^2 / da
+        assert not slope(at).requires_grad
+
+
+def test_a_constant_inner_gradient_is_taken_by_autograd_unless_something_is_transformed() -> None:
+    at = {"a": torch.tensor([2.0, 3.0])}
+    kinds = []
+
+    def objective(params: dict[str, Tensor]) -> Tensor:
+        kinds.append(torch._C._are_functorch_transforms_active())
         return cube(params)
 
-    objective: Objective = transformable(seen)
-    with serving():
-        assert objective({"a": torch.tensor(2.0)}) == 8
-        assert differentiated_at_most_once()
+    grads, _ = inner_gradient(objective, at, constant=True)
+    assert kinds == [False]
+    torch.testing.assert_close(grads["a"], 3 * at["a"] ** 2)
+    many = vmap(lambda a: inner_gradient(objective, {"a": a}, constant=True)[0]["a"])(torch.stack([at["a"], at["a"]]))
+    assert kinds == [False, True]
+    torch.testing.assert_close(many[1], grads["a"])

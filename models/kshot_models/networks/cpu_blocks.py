@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kshot_models.batched import applied, native
-from kshot_models.batched.native.convolution import convolved, gradients
 from kshot_models.networks.block import BlockShape
 from kshot_models.networks.cpu_derivatives import Block, Extra, back, back_again, forward
 from kshot_models.norm import NormPass
@@ -111,7 +110,7 @@ class _ByMoments(torch.autograd.Function):
         done = []
         below = images
         for filters, factor, shift in zip(params[::3], params[1::3], params[2::3], strict=True):
-            convolution = convolved(below, filters, shape.stride)
+            convolution = native.convolved(below, filters, shape.stride)
             below = native.scale(convolution.out, factor, shift, pool=shape.pool)
             if any(ctx.needs_input_grad):
                 done.append((convolution, factor, shift))
@@ -127,6 +126,6 @@ class _ByMoments(torch.autograd.Function):
         for number, (convolution, factor, shift) in reversed(list(enumerate(ctx.done))):
             assert above is not None  # wanted of every block but the first
             sent, *of_scale = native.scale_gradient(convolution.out, factor, shift, above, pool=ctx.shape.pool)
-            above, of_filters = gradients(convolution, sent, inputs=images_too or number > 0, filters=True)
+            above, of_filters = native.gradients(convolution, sent, inputs=images_too or number > 0, filters=True)
             found[:0] = [of_filters, *of_scale]
         return None, above if images_too else None, *found

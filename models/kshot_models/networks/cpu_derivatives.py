@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from kshot_models.batched import Features, Pooling, native, through_moments
-from kshot_models.batched.native.convolution import Convolved, again, convolved, gradients
 from kshot_models.networks.block import BlockShape
 
 __all__ = ["Block", "Extra", "Passed", "back", "back_again", "forward"]
@@ -31,7 +30,7 @@ class Block(NamedTuple):
     """A block that has been computed."""
 
     filters: Tensor  # (1, outside, 9 inside)
-    convolution: Convolved  # z_l, and what its gradients need
+    convolution: native.Convolved  # z_l, and what its gradients need
     features: Features  # z_l, and what it is normalized by
     moments: tuple[Tensor, Tensor]
     out: Tensor  # x_l
@@ -67,7 +66,7 @@ def forward(images: Tensor, share: Tensor, params: Sequence[Tensor], shape: Bloc
     done: list[Block] = []
     below = images
     for filters, gain, bias in zip(params[::3], params[1::3], params[2::3], strict=True):
-        convolution = convolved(below, filters, shape.stride)
+        convolution = native.convolved(below, filters, shape.stride)
         features = Features(convolution.out, gain, bias, share)
         below, mean, variance = native.normalize(features, _pooling(shape))
         done.append(Block(filters, convolution, features, (mean, variance), below))
@@ -106,7 +105,7 @@ def back(
             below = through if below is None else below + through
         above = of_filters = None
         if below is not None:
-            above, of_filters = gradients(block.convolution, below, inputs=images or number > 0, filters=True)
+            above, of_filters = native.gradients(block.convolution, below, inputs=images or number > 0, filters=True)
         found[:0] = [of_filters, of_gain, of_bias]
     return passed[::-1], [above if images else None, *found]
 
@@ -131,12 +130,12 @@ def back_again(
     v: Tensor | None = None
     for number, (block, went) in enumerate(zip(done, passed, strict=True)):
         u, at_gain, at_bias = changes[3 * number : 3 * number + 3]
-        change = torch.zeros_like(went.below) if u is None else again(block.convolution, u)
+        change = torch.zeros_like(went.below) if u is None else native.again(block.convolution, u)
         of_filters = None
         if v is not None:
-            carried = convolved(v, block.filters, shape.stride)
+            carried = native.convolved(v, block.filters, shape.stride)
             change.add_(carried.out)
-            _, of_filters = gradients(carried, went.below, inputs=False, filters=True)
+            _, of_filters = native.gradients(carried, went.below, inputs=False, filters=True)
             if u is not None:
                 to_below = native.input_gradient(went.below, u, *v.shape[2:4], shape.stride, "ieee")
             extras[-1] = extras[-1]._replace(out=to_below)

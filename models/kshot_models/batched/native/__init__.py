@@ -1,11 +1,23 @@
 """The operations of kshot_models.batched for a CPU, in single precision: compiled by Numba, products by torch."""
 
-from kshot_models.batched.native.convolution import convolve, input_gradient, weight_gradient
+from kshot_models.batched.native.convolution import (
+    Convolved,
+    again,
+    convolve,
+    convolved,
+    gradients,
+    input_gradient,
+    weight_gradient,
+)
 from kshot_models.batched.native.normalization import normalize, normalize_gradient, normalize_second_gradient
 from kshot_models.batched.native.scaling import scale, scale_gradient
 
 __all__ = [
+    "Convolved",
+    "again",
     "convolve",
+    "convolved",
+    "gradients",
     "input_gradient",
     "normalize",
     "normalize_gradient",

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kshot_models.batched.native.jit import Array, array, compiled
+from kshot_models.batched.native.jit import Array2, Array3, Array5, array, compiled
 from kshot_models.batched.native.scaling import plain_scale, pooled_scale
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ FACTOR, SHIFT, MEAN, INVERSE = range(4)
 
 
 @compiled
-def _constants(gain: Array, bias: Array, mean: Array, variance: Array, epsilon: np.float32) -> Array:
+def _constants(gain: Array2, bias: Array2, mean: Array2, variance: Array2, epsilon: np.float32) -> Array3:
     by = np.empty((4, *gain.shape), np.float32)
     for t in range(gain.shape[0]):
         for c in range(gain.shape[1]):
@@ -95,7 +95,7 @@ def _constants(gain: Array, bias: Array, mean: Array, variance: Array, epsilon: 
 
 
 @compiled
-def _moments(raw: Array, gain: Array, bias: Array, share: Array, epsilon: np.float32, found: Array) -> None:
+def _moments(raw: Array5, gain: Array2, bias: Array2, share: Array2, epsilon: np.float32, found: Array3) -> None:
     """`found` is mean, variance, factor and shift."""
     tasks, n, height, width, channels = raw.shape
     first, second = np.empty(channels, np.float64), np.empty(channels, np.float64)
@@ -133,7 +133,7 @@ def _moments(raw: Array, gain: Array, bias: Array, share: Array, epsilon: np.flo
 
 
 @compiled
-def _plain_sums(raw: Array, by: Array, grad: Array, of_gain: Array, of_bias: Array) -> None:
+def _plain_sums(raw: Array5, by: Array3, grad: Array5, of_gain: Array2, of_bias: Array2) -> None:
     """S2 and S1."""
     tasks, n, height, width, channels = raw.shape
     total = np.empty((2, channels), np.float64)
@@ -158,7 +158,7 @@ def _plain_sums(raw: Array, by: Array, grad: Array, of_gain: Array, of_bias: Arr
 
 
 @compiled
-def _pooled_sums(raw: Array, by: Array, grad: Array, of_gain: Array, of_bias: Array) -> None:
+def _pooled_sums(raw: Array5, by: Array3, grad: Array5, of_gain: Array2, of_bias: Array2) -> None:
     tasks, n, height, width, channels = raw.shape
     total = np.empty((2, channels), np.float64)
     row = np.empty((2, channels), np.float32)
@@ -197,7 +197,7 @@ def _pooled_sums(raw: Array, by: Array, grad: Array, of_gain: Array, of_bias: Ar
 
 @compiled
 def _plain_gradient(
-    raw: Array, by: Array, share: Array, grad: Array, of_gain: Array, of_bias: Array, of_raw: Array
+    raw: Array5, by: Array3, share: Array2, grad: Array5, of_gain: Array2, of_bias: Array2, of_raw: Array5
 ) -> None:
     tasks, n, height, width, channels = raw.shape
     less = np.empty((2, channels), np.float32)
@@ -217,7 +217,7 @@ def _plain_gradient(
 
 @compiled
 def _pooled_gradient(
-    raw: Array, by: Array, share: Array, grad: Array, of_gain: Array, of_bias: Array, of_raw: Array
+    raw: Array5, by: Array3, share: Array2, grad: Array5, of_gain: Array2, of_bias: Array2, of_raw: Array5
 ) -> None:
     tasks, n, height, width, channels = raw.shape
     less = np.empty((2, channels), np.float32)
@@ -256,7 +256,7 @@ def _pooled_gradient(
 
 
 @compiled
-def _plain_change_sums(raw: Array, by: Array, share: Array, grad: Array, change: Array, totals: Array) -> None:
+def _plain_change_sums(raw: Array5, by: Array3, share: Array2, grad: Array5, change: Array5, totals: Array3) -> None:
     """U1, U2 and sum u dy."""
     tasks, n, height, width, channels = raw.shape
     total = np.empty((3, channels), np.float64)
@@ -285,7 +285,7 @@ def _plain_change_sums(raw: Array, by: Array, share: Array, grad: Array, change:
 
 
 @compiled
-def _pooled_change_sums(raw: Array, by: Array, share: Array, grad: Array, change: Array, totals: Array) -> None:
+def _pooled_change_sums(raw: Array5, by: Array3, share: Array2, grad: Array5, change: Array5, totals: Array3) -> None:
     tasks, n, height, width, channels = raw.shape
     total = np.empty((3, channels), np.float64)
     row = np.empty((3, channels), np.float32)
@@ -329,7 +329,7 @@ def _pooled_change_sums(raw: Array, by: Array, share: Array, grad: Array, change
 
 @compiled
 def _second_terms(
-    by: Array, s2: Array, s1: Array, p: Array, q: Array, totals: Array, terms: Array, of_gain: Array
+    by: Array3, s2: Array2, s1: Array2, p: Array2, q: Array2, totals: Array3, terms: Array3, of_gain: Array2
 ) -> None:
     """The terms of the second derivatives, by task and channel.
 
@@ -353,7 +353,7 @@ def _second_terms(
 
 @compiled
 def _plain_second(
-    raw: Array, by: Array, share: Array, grad: Array, change: Array, terms: Array, of_raw: Array, of_grad: Array
+    raw: Array5, by: Array3, share: Array2, grad: Array5, change: Array5, terms: Array3, of_raw: Array5, of_grad: Array5
 ) -> None:
     tasks, n, height, width, channels = raw.shape
     own = np.empty((3, channels), np.float32)
@@ -380,7 +380,7 @@ def _plain_second(
 
 @compiled
 def _pooled_second(
-    raw: Array, by: Array, share: Array, grad: Array, change: Array, terms: Array, of_raw: Array, of_grad: Array
+    raw: Array5, by: Array3, share: Array2, grad: Array5, change: Array5, terms: Array3, of_raw: Array5, of_grad: Array5
 ) -> None:
     tasks, n, height, width, channels = raw.shape
     own = np.empty((3, channels), np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kshot_models.batched.native.jit import Array, array, compiled
+from kshot_models.batched.native.jit import Array3, Array5, array, compiled
 from kshot_models.batched.native.scratch import scratch
 
 __all__ = ["Convolved", "again", "convolve", "convolved", "gradients", "input_gradient", "weight_gradient"]
@@ -108,7 +108,7 @@ def _columns(inputs: Tensor, stride: int) -> Tensor:
 
 
 @compiled
-def _scatter_columns(images: Array, stride: int, columns: Array) -> None:
+def _scatter_columns(images: Array5, stride: int, columns: Array5) -> None:
     tasks, places, n, down, across = columns.shape
     height, width, channels = images.shape[2:]
     for t in range(tasks):
@@ -127,7 +127,7 @@ def _scatter_columns(images: Array, stride: int, columns: Array) -> None:
 
 
 @compiled
-def _scatter(images: Array, stride: int, patches: Array) -> None:
+def _scatter(images: Array5, stride: int, patches: Array3) -> None:
     """Write each position's surroundings, 0 outside of the image."""
     tasks, n, height, width, channels = images.shape
     down, across = (height + stride - 1) // stride, (width + stride - 1) // stride
@@ -148,7 +148,7 @@ def _scatter(images: Array, stride: int, patches: Array) -> None:
 
 
 @compiled
-def _gather(patches: Array, stride: int, images: Array) -> None:
+def _gather(patches: Array3, stride: int, images: Array5) -> None:
     """Add each position's surroundings to the image: the transpose of `_scatter`."""
     tasks, n, height, width, channels = images.shape
     down, across = (height + stride - 1) // stride, (width + stride - 1) // stride

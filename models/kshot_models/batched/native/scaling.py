@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kshot_models.batched.native.jit import Array, array, compiled
+from kshot_models.batched.native.jit import Array2, Array5, array, compiled
 
 __all__ = ["plain_scale", "pooled_scale", "scale", "scale_gradient"]
 
@@ -32,8 +32,8 @@ def scale_gradient(
 
 
 @compiled
-def plain_scale(raw: Array, factor: Array, shift: Array, out: Array) -> None:
-    """relu(factor raw + shift)."""
+def plain_scale(raw: Array5, factor: Array2, shift: Array2, out: Array5) -> None:
+    """relu(factor raw + shift); what is not a number stays so."""
     tasks, n, height, width, channels = raw.shape
     for t in range(tasks):
         for i in range(n):
@@ -41,12 +41,12 @@ def plain_scale(raw: Array, factor: Array, shift: Array, out: Array) -> None:
                 for x in range(width):
                     for c in range(channels):
                         value = factor[t, c] * raw[t, i, y, x, c] + shift[t, c]
-                        out[t, i, y, x, c] = np.float32(0.0) if value < 0 else value  # NaN stays
+                        out[t, i, y, x, c] = np.float32(0.0) if value < 0 else value
 
 
 @compiled
-def pooled_scale(raw: Array, factor: Array, shift: Array, out: Array) -> None:
-    """relu(maxpool(factor raw + shift))."""
+def pooled_scale(raw: Array5, factor: Array2, shift: Array2, out: Array5) -> None:
+    """relu(maxpool(factor raw + shift)); what is not a number stays so."""
     tasks, n, height, width, channels = raw.shape
     for t in range(tasks):
         for i in range(n):
@@ -56,17 +56,17 @@ def pooled_scale(raw: Array, factor: Array, shift: Array, out: Array) -> None:
                         f, s = factor[t, c], shift[t, c]
                         most = f * raw[t, i, 2 * y, 2 * x, c] + s
                         value = f * raw[t, i, 2 * y, 2 * x + 1, c] + s
-                        most = most if value < most else value
+                        most = most if value < most or most != most else value
                         value = f * raw[t, i, 2 * y + 1, 2 * x, c] + s
-                        most = most if value < most else value
+                        most = most if value < most or most != most else value
                         value = f * raw[t, i, 2 * y + 1, 2 * x + 1, c] + s
-                        most = most if value < most else value
+                        most = most if value < most or most != most else value
                         out[t, i, y, x, c] = np.float32(0.0) if most < 0 else most
 
 
 @compiled
 def _plain_gradient(
-    raw: Array, factor: Array, shift: Array, grad: Array, of_raw: Array, of_factor: Array, of_shift: Array
+    raw: Array5, factor: Array2, shift: Array2, grad: Array5, of_raw: Array5, of_factor: Array2, of_shift: Array2
 ) -> None:
     tasks, n, height, width, channels = raw.shape
     total = np.empty((2, channels), np.float64)
@@ -96,7 +96,7 @@ def _plain_gradient(
 
 @compiled
 def _pooled_gradient(
-    raw: Array, factor: Array, shift: Array, grad: Array, of_raw: Array, of_factor: Array, of_shift: Array
+    raw: Array5, factor: Array2, shift: Array2, grad: Array5, of_raw: Array5, of_factor: Array2, of_shift: Array2
 ) -> None:
     tasks, n, height, width, channels = raw.shape
     total = np.empty((2, channels), np.float64)

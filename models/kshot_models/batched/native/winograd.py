@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kshot_models.batched.native.jit import Array, array, compiled
+from kshot_models.batched.native.jit import Array, Array5, Array6, array, compiled
 from kshot_models.batched.native.scratch import scratch
 
 __all__ = ["LANES", "Convolved", "again", "convolve", "convolved", "gradients", "input_gradient", "weight_gradient"]
@@ -144,7 +144,7 @@ def _filter_blocks(filters: Array) -> Array:
 
 
 @compiled
-def _cut_tiles(images: Array, tiles: Array) -> None:
+def _cut_tiles(images: Array6, tiles: Array5) -> None:
     """V = B' tile B."""
     tasks, n, height, width, blocks, _ = images.shape
     down, across = (height + 3) // 4, (width + 3) // 4
@@ -189,7 +189,7 @@ def _cut_tiles(images: Array, tiles: Array) -> None:
 
 
 @compiled
-def _join(products: Array, images: Array) -> None:
+def _join(products: Array5, images: Array6) -> None:
     """Outputs = A' (U V) A."""
     tasks, n, height, width, blocks, _ = images.shape
     down, across = (height + 3) // 4, (width + 3) // 4
@@ -229,7 +229,7 @@ def _join(products: Array, images: Array) -> None:
 
 
 @compiled
-def _split(images: Array, products: Array) -> None:
+def _split(images: Array6, products: Array5) -> None:
     """A grad A', the transpose of `_join`."""
     tasks, n, height, width, blocks, _ = images.shape
     down, across = (height + 3) // 4, (width + 3) // 4
@@ -278,7 +278,7 @@ def _split(images: Array, products: Array) -> None:
 
 
 @compiled
-def _paste(products: Array, images: Array) -> None:
+def _paste(products: Array5, images: Array6) -> None:
     """B q B', added to the images: the transpose of `_cut_tiles`."""
     tasks, n, height, width, blocks, _ = images.shape
     down, across = (height + 3) // 4, (width + 3) // 4
@@ -323,7 +323,7 @@ def _paste(products: Array, images: Array) -> None:
 
 
 @compiled
-def _filters(filters: Array, turned: bool, spectrum: Array) -> None:  # noqa: FBT001 - Numba takes arguments by place
+def _filters(filters: Array5, turned: bool, spectrum: Array5) -> None:  # noqa: FBT001 - Numba takes arguments by place
     """U = G filter G', of the filters or of the filters turned by half a circle."""
     tasks, outside, _, blocks, _ = filters.shape
     quarter, sixth = np.float32(1 / 4), np.float32(1 / 6)
@@ -362,7 +362,7 @@ def _filters(filters: Array, turned: bool, spectrum: Array) -> None:  # noqa: FB
 
 
 @compiled
-def _filters_back(spectrum: Array, filters: Array) -> None:
+def _filters_back(spectrum: Array5, filters: Array5) -> None:
     """G' spectrum G, the transpose of `_filters`."""
     tasks, outside, _, blocks, _ = filters.shape
     quarter, sixth = np.float32(1 / 4), np.float32(1 / 6)

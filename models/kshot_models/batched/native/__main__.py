@@ -1,0 +1,24 @@
+"""python -m kshot_models.batched.native: compile all kernels for this machine now, so that no first call has to wait.
+
+What is compiled is kept beside the package, or in the user's cache where that may not be written, or in the folder that
+the environment variable NUMBA_CACHE_DIR names.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from kshot_models.batched.native.jit import compile_all
+
+
+def main() -> int:
+    """Compile them; 0."""
+    begun = time.perf_counter()
+    count = compile_all()
+    print(f"{count} kernels are ready, after {time.perf_counter() - begun:.1f} s")  # noqa: T201 - a command
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,298 @@
+"""The kernels for CPUs: each against the operations in double precision, and the blocks that are made of them."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from kshot_models.batched import Features, Pooling, native, normalization_reference, reference, suits
+from kshot_models.batched.native import patches, scratch, winograd
+from kshot_models.manifest import InputSpec, NormMode
+from kshot_models.networks import cpu_blocks
+from kshot_models.networks.network import Network
+from kshot_models.registry import NETWORKS
+from kshot_models.types import Params
+
+Kernels = Callable[..., Tensor]
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def close(ours: Sequence[Tensor | None], exact: Sequence[Tensor], *, within: float) -> None:
+    """Each differs by at most `within` of the largest value."""
+    for one, other in zip(ours, exact, strict=True):
+        assert one is not None
+        assert one.shape == other.shape
+        assert (one - other).abs().max() <= within * other.abs().max()
+
+
+CONVOLUTIONS = {
+    "one channel": (2, 3, 9, 8, 1, 5, 1),
+    "three channels, strided": (1, 2, 9, 12, 3, 7, 2),
+    "strided": (2, 3, 7, 6, 20, 12, 2),
+    "small": (1, 5, 3, 3, 64, 64, 1),
+    "tiles cut off": (2, 3, 14, 13, 32, 64, 1),
+    "whole tiles": (1, 4, 12, 16, 64, 32, 1),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_and_their_gradients_are_those_of_double_precision(name: str) -> None:
+    tasks, n, height, width, inside, outside, stride = CONVOLUTIONS[name]
+    inputs, filters = drawn(tasks, n, height, width, inside), drawn(tasks, outside, 9 * inside, seed=1)
+    exact = reference.convolve(inputs.double(), filters.double(), stride)
+    grad = drawn(*exact.shape, seed=2)
+    of_inputs = reference.input_gradient(grad.double(), filters.double(), stride, height, width)
+    of_filters = reference.weight_gradient(inputs.double(), grad.double(), stride)
+    ways = [
+        (
+            patches.convolve(inputs, filters, stride),
+            patches.input_gradient(grad, filters, stride, height, width),
+            patches.weight_gradient(inputs, grad, stride),
+        ),
+        (
+            native.convolve(inputs, filters, stride, "ieee"),
+            native.input_gradient(grad, filters, height, width, stride, "ieee"),
+            native.weight_gradient(inputs, grad, stride, "ieee"),
+        ),
+    ]
+    if stride == 1 and inside % winograd.LANES == outside % winograd.LANES == 0:
+        found = winograd.convolve(inputs, filters), winograd.input_gradient(grad, filters)
+        ways.append((*found, winograd.weight_gradient(inputs, grad)))
+    for way in ways:
+        close(way, (exact, of_inputs, of_filters), within=2e-5)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_convolution_gives_its_gradients_and_the_same_inputs_by_other_filters(name: str) -> None:
+    tasks, n, height, width, inside, outside, stride = CONVOLUTIONS[name]
+    inputs, filters = drawn(tasks, n, height, width, inside), drawn(tasks, outside, 9 * inside, seed=1)
+    others = drawn(*filters.shape, seed=3)
+    done = native.convolved(inputs, filters, stride)
+    exact = reference.convolve(inputs.double(), filters.double(), stride)
+    grad = drawn(*exact.shape, seed=2)
+    expected = (
+        reference.input_gradient(grad.double(), filters.double(), stride, height, width),
+        reference.weight_gradient(inputs.double(), grad.double(), stride),
+    )
+    close([done.out], [exact], within=2e-5)
+    close(native.gradients(done, grad, inputs=True, filters=True), expected, within=2e-5)
+    close([native.again(done, others)], [reference.convolve(inputs.double(), others.double(), stride)], within=2e-5)
+    assert native.gradients(done, grad, inputs=False, filters=False) == (None, None)
+
+
+def test_filters_that_all_tasks_share_are_one_product() -> None:
+    inputs, filters = drawn(3, 2, 5, 5, 4), drawn(1, 6, 36, seed=1)
+    shared = filters.expand(3, -1, -1)
+    close([native.convolve(inputs, shared, 1, "ieee")], [reference.convolve(inputs, shared, 1)], within=1e-5)
+    grad = drawn(3, 2, 5, 5, 6, seed=2)
+    found = native.input_gradient(grad, shared, 5, 5, 1, "ieee")
+    close([found], [reference.input_gradient(grad, shared, 1, 5, 5)], within=1e-5)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("size", [(7, 6), (4, 9), (2, 2)])
+def test_normalization_and_its_derivatives_are_those_of_double_precision(pool: bool, size: tuple[int, int]) -> None:
+    raw, gain, bias = drawn(2, 4, *size, 19) + 3, drawn(2, 19, seed=1), drawn(2, 19, seed=2)
+    share = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.2, 0.3, 0.5]])
+    ours, exact = Features(raw, gain, bias, share), Features(*(t.double() for t in (raw, gain, bias, share)))
+    pooling = Pooling(pool, 1e-3)
+    out, *moments = native.normalize(ours, pooling)
+    expected, *theirs = normalization_reference.normalize(exact, pooling)
+    close([out, *moments], [expected, *theirs], within=1e-5)
+    grad = drawn(*out.shape, seed=3)
+    first = native.normalize_gradient(ours, (moments[0], moments[1]), grad, pooling)
+    first_exact = normalization_reference.normalize_gradient(exact, (theirs[0], theirs[1]), grad.double(), pooling)
+    close(first, first_exact, within=1e-5)
+    changes = drawn(*raw.shape, seed=4), drawn(2, 19, seed=5), drawn(2, 19, seed=6)
+    second = native.normalize_second_gradient(
+        ours, (moments[0], moments[1]), grad, (first[1], first[2]), changes, pooling
+    )
+    close(
+        second,
+        normalization_reference.normalize_second_gradient(
+            exact,
+            (theirs[0], theirs[1]),
+            grad.double(),
+            (first_exact[1], first_exact[2]),
+            tuple(change.double() for change in changes),  # type: ignore[arg-type] # three of them
+            pooling,
+        ),
+        within=1e-5,
+    )
+    scaled = native.scale(raw, gain, bias, pool=pool)
+    close([scaled], [normalization_reference.scale(exact.raw, exact.gain, exact.bias, pool=pool)], within=1e-6)
+    back = native.scale_gradient(raw, gain, bias, grad, pool=pool)
+    close(
+        back,
+        normalization_reference.scale_gradient(exact.raw, exact.gain, exact.bias, grad.double(), pool=pool),
+        within=1e-5,
+    )
+
+
+def test_a_mean_far_from_zero_costs_the_variance_no_digits() -> None:
+    raw = 1e4 + drawn(1, 5, 8, 8, 3)
+    ones, share = torch.ones(1, 3), torch.full((1, 5), 0.2)
+    _, _, variance = native.normalize(Features(raw, ones, ones, share), Pooling(False, 1e-5))
+    expected = raw.double().flatten(0, 3).var(0, correction=0)
+    torch.testing.assert_close(variance[0].double(), expected, rtol=1e-5, atol=0)
+
+
+def test_of_equal_values_in_a_window_the_first_has_the_gradient() -> None:
+    raw = torch.zeros(1, 1, 2, 2, 1)
+    one = torch.ones(1, 1)
+    of_raw, _, _ = native.scale_gradient(raw, one, one, torch.ones(1, 1, 1, 1, 1), pool=True)
+    assert of_raw.flatten().tolist() == [1, 0, 0, 0]
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    raw = drawn(1, 2, 4, 4, 3)
+    raw[0, 0, 0, 0, 1] = torch.nan
+    ones = torch.ones(1, 3)
+    for pool in (False, True):
+        out, mean, _ = native.normalize(Features(raw, ones, ones, torch.full((1, 2), 0.5)), Pooling(pool, 1e-5))
+        assert out[..., 1].isnan().all()
+        assert mean[0].isnan().tolist() == [False, True, False]
+        assert native.scale(raw, ones, ones, pool=pool)[0, 0, 0, 0].isnan().tolist() == [False, True, False]
+
+
+def test_scratch_is_the_same_memory_for_each_thread_and_name_and_large_ones_are_not_kept() -> None:
+    first = scratch.scratch("a test", 4, 5)
+    assert scratch.scratch("a test", 2, 3).data_ptr() == first.data_ptr()
+    assert scratch.scratch("another test", 4, 5).data_ptr() != first.data_ptr()
+    large = scratch.scratch("a test", 5000, 5000)
+    assert scratch.scratch("a test", 4, 5).data_ptr() == first.data_ptr() != large.data_ptr()
+
+
+BLOCKS = {
+    "pooled": (28, 1, {"channels": (32, 32, 8)}),
+    "pooled, odd": (21, 3, {"channels": (32, 64, 20)}),
+    "strided": (20, 1, {"channels": (12, 16), "downsample": "stride", "readout": "mean"}),
+}
+
+
+@contextmanager
+def primitives(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules["kshot_models.networks.conv4"], "suits", lambda inputs: False)
+        yield
+
+
+def network(name: str, norm: NormMode = "support") -> tuple[Network, int, int]:
+    size, channels, options = BLOCKS[name]
+    spec = InputSpec(height=size, width=size, channels=channels, mean=(0.5,) * channels, std=(1.0,) * channels)
+    return NETWORKS["conv4"](spec, norm, **options), size, channels
+
+
+def adapted_loss(made: Network, size: int, channels: int, kind: torch.dtype, *, given: bool) -> tuple[Tensor, ...]:
+    """Two inner steps on five images and one of padding, the loss of seven queries, and its gradients."""
+    generator = torch.Generator().manual_seed(0)
+    init = made.init(generator)
+    start = {k: (v + 0.1 * torch.randn(v.shape, generator=generator)).to(kind) for k, v in init.items()}
+    images = torch.rand(6, channels, size, size, generator=generator).to(kind)
+    queries = torch.rand(7, channels, size, size, generator=generator).to(kind)
+    head = (torch.randn(made.features, 3, generator=generator) * 0.2).to(kind)
+    weights = torch.tensor([1.0, 1, 1, 1, 1, 0], dtype=kind)
+    leaves = {name: value.requires_grad_() for name, value in start.items()}
+
+    def loss(params: Params, inputs: Tensor, weights: Tensor | None, moments: Params | None) -> tuple[Tensor, Params]:
+        features, used = made.apply(params, inputs, weights=weights, moments=moments)
+        each = torch.nn.functional.cross_entropy(features @ head, torch.arange(len(inputs)) % 3, reduction="none")
+        return (each * (1 if weights is None else weights)).mean(), used
+
+    fast: Params = dict(leaves)
+    for _ in range(2):
+        value, _ = loss(fast, images, weights, None)
+        grads = torch.autograd.grad(value, list(fast.values()), create_graph=True)
+        fast = {name: value - 0.1 * grad for (name, value), grad in zip(fast.items(), grads, strict=True)}
+    moments = loss(fast, images, weights, None)[1] if given else None
+    value, _ = loss(fast, queries, None, moments)
+    return value.detach(), *torch.autograd.grad(value, list(leaves.values()))
+
+
+@pytest.mark.parametrize(("name", "given"), list(itertools.product(BLOCKS, [True, False])))
+def test_the_meta_gradient_through_blocks_is_that_of_primitives_in_double_precision(
+    name: str, given: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, size, channels = network(name)
+    ours = adapted_loss(made, size, channels, torch.float32, given=given)
+    with primitives(monkeypatch):
+        exact = adapted_loss(made, size, channels, torch.float64, given=given)
+    close(ours, exact, within=2e-4)
+
+
+def test_blocks_without_second_derivatives_say_so() -> None:
+    made, size, channels = network("strided")
+    params = {name: value.requires_grad_() for name, value in made.init(torch.Generator().manual_seed(0)).items()}
+    images = drawn(3, channels, size, size).requires_grad_()
+    features, moments = made.apply(params, images, weights=None, moments=None)
+    (grad,) = torch.autograd.grad(features.square().sum(), [images], create_graph=True)
+    with pytest.raises(NotImplementedError, match="with respect to images"):
+        grad.sum().backward()
+    features, moments = made.apply(params, images.detach(), weights=None, moments=None)
+    (grad,) = torch.autograd.grad(moments["norm2.mean"].sum(), [params["conv1.weight"]], create_graph=True)
+    with pytest.raises(NotImplementedError, match="not of their moments"):
+        grad.sum().backward()
+
+
+def test_the_gradient_of_images_is_that_of_primitives(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, size, channels = network("pooled, odd")
+    params = made.init(torch.Generator().manual_seed(0))
+    moments = made.apply(params, drawn(5, channels, size, size), weights=None, moments=None)[1]
+
+    def gradients() -> list[Tensor]:
+        images = drawn(3, channels, size, size, seed=1).requires_grad_()
+        own = made.apply(params, images, weights=None, moments=None)[0].square().sum()
+        theirs = made.apply(params, images, weights=None, moments=moments)[0].square().sum()
+        return [*torch.autograd.grad(own, images), *torch.autograd.grad(theirs, images)]
+
+    ours = gradients()
+    with primitives(monkeypatch):
+        close(ours, gradients(), within=1e-4)
+
+
+def test_nothing_is_held_after_a_second_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[weakref.ref[Tensor]] = []
+    forward = cpu_blocks.forward
+
+    def watched(*arguments: object) -> object:
+        done = forward(*arguments)  # type: ignore[arg-type] # passed on
+        held.extend(weakref.ref(block.features.raw) for block in done)
+        return done
+
+    monkeypatch.setattr(cpu_blocks, "forward", watched)
+    made, size, channels = network("strided")
+    gc.collect()
+    gc.disable()  # a cycle would wait for it, and training would grow until then
+    try:
+        adapted_loss(made, size, channels, torch.float32, given=False)
+        assert held
+        assert not any(reference() is not None for reference in held)
+    finally:
+        gc.enable()
+
+
+def test_what_is_traced_is_made_of_primitives() -> None:
+    made, size, channels = network("strided")
+    params = made.init(torch.Generator().manual_seed(0))
+    images = drawn(2, channels, size, size)
+    assert suits(images)
+
+    def features(params: Params, images: Tensor) -> Tensor:
+        return made.apply(params, images, weights=None, moments=None)[0]
+
+    graph = make_fx(features)(params, images)
+    others = drawn(2, channels, size, size, seed=5)
+    torch.testing.assert_close(graph(params, others), features(params, others), rtol=1e-4, atol=1e-5)
+    assert any("convolution" in str(node.target) for node in graph.graph.nodes)
