@@ -59,6 +59,9 @@ LABEL org.opencontainers.image.title="kshot" \
 RUN groupadd --gid 10001 kshot \
     && useradd --uid 10001 --gid kshot --no-create-home --home-dir /tmp --shell /usr/sbin/nologin kshot
 COPY --from=build /opt/kshot /opt/kshot
+# So that no start waits for the compiler; a processor of another kind compiles for itself.
+ARG RUNTIME=cpu
+RUN if [ "$RUNTIME" = cpu ]; then NUMBA_CACHE_DIR=/opt/kshot/kernels /opt/kshot/bin/python -m kshot_models.batched.native; fi
 
 # The NVIDIA variables mean something to NVIDIA's container runtime only.
 ENV PATH=/opt/kshot/bin:$PATH \
@@ -66,6 +69,7 @@ ENV PATH=/opt/kshot/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    KSHOT_KERNELS=/opt/kshot/kernels \
     KSHOT_HOST=0.0.0.0 \
     KSHOT_PORT=8000
 

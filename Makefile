@@ -61,11 +61,13 @@ $(BIN)/python:
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing kshot into $(VENV): torch is large, so the first time takes minutes."
 	@$(PIP_INSTALL) -e '.[server,torch]'
+	@$(BIN)/python -m kshot_models.batched.native >/dev/null
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing kshot and its development tools into $(VENV): torch is large, so the first time takes minutes."
 	@$(PIP_INSTALL) -e '.[dev]'
+	@$(BIN)/python -m kshot_models.batched.native >/dev/null
 	@touch $@ $(VENV)/.run
 
 # Debian starts a service when it is installed, unless policy-rc.d says no: the tests want the programs, nobody wants the services.

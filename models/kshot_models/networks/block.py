@@ -1,6 +1,6 @@
 """What blocks of Conv4 have in common, however they are computed.
 
-    out = relu(maxpool(norm(filters * images)))        pooling where wanted, else a stride
+out = relu(maxpool(norm(filters * images)))        pooling where wanted, else a stride
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class _Blocks(torch.autograd.Function):
     """(shape, share, images, filters, gain, bias, filters, ...) -> features, mean, variance, mean, ..."""
 
     @staticmethod
-    def forward(  # noqa: D102 - autograd's name
+    def forward(
         ctx: Any, shape: BlockShape, share: Tensor, images: Tensor, *params: Tensor
     ) -> tuple[Tensor | None, ...]:
         done = forward(images, share, params, shape)
@@ -58,17 +58,17 @@ class _Blocks(torch.autograd.Function):
         return _views(done[-1].out, *(moment for block in done for moment in block.moments))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102 - the same
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         images, *params = ctx.saved_tensors
         found = applied(_Gradient, ctx.shape, ctx.done, ctx.needs_input_grad[2], grads[1:], grads[0], images, *params)
         return None, None, *found
 
 
 class _Gradient(torch.autograd.Function):
-    """(..., gradient of features, images, filters, ...) -> the gradients of images, filters, gain, bias, filters, ..."""
+    """(..., gradient of features, images, filters, ...) -> the gradients of images, filters, gain, bias, ..."""
 
     @staticmethod
-    def forward(  # noqa: D102 - the same
+    def forward(
         ctx: Any,
         shape: BlockShape,
         done: list[Block],
@@ -87,7 +87,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *changes: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102 - the same
+    def backward(ctx: Any, *changes: Tensor | None) -> tuple[Tensor | None, ...]:
         if not ctx.whole:
             raise NotImplementedError(
                 "the blocks of Conv4 have second derivatives of their features with respect to weights, not of their "
@@ -106,7 +106,7 @@ class _ByMoments(torch.autograd.Function):
     """(shape, images, filters, factor, shift, filters, ...) -> features."""
 
     @staticmethod
-    def forward(ctx: Any, shape: BlockShape, images: Tensor, *params: Tensor) -> Tensor:  # noqa: D102 - the same
+    def forward(ctx: Any, shape: BlockShape, images: Tensor, *params: Tensor) -> Tensor:
         done = []
         below = images
         for filters, factor, shift in zip(params[::3], params[1::3], params[2::3], strict=True):
@@ -119,7 +119,7 @@ class _ByMoments(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102 - the same
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         found: list[Tensor | None] = []
         images_too = ctx.needs_input_grad[1]
         above: Tensor | None = grad

@@ -137,7 +137,8 @@ def back_again(
             change.add_(carried.out)
             _, of_filters = native.gradients(carried, went.below, inputs=False, filters=True)
             if u is not None:
-                to_below = native.input_gradient(went.below, u, *v.shape[2:4], shape.stride, "ieee")
+                height, width = v.shape[2:4]
+                to_below = native.input_gradient(went.below, u, height, width, shape.stride, "ieee")
             extras[-1] = extras[-1]._replace(out=to_below)
         to_below = None
         none = torch.zeros_like(went.of_gain)

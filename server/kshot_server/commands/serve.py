@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kshot_server.devices import choose_runtime
 from kshot_server.engine.executors.table import RUNTIMES
+from kshot_server.kernels import kernels_at_hand
 from kshot_server.settings import SettingError, Settings, add_flags, read_settings
 from kshot_server.template import end_template, start_template
 
@@ -46,8 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
     # prometheus_client looks for this when it is imported, and engine processes inherit it.
     directory = os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_directory()
     try:
-        start_template(settings.runtime)  # first: it works while this process imports what it needs itself
-        return _serve(settings)
+        with kernels_at_hand(os.environ):
+            start_template(settings.runtime)  # first: it works while this process imports what it needs itself
+            return _serve(settings)
     finally:
         end_template()
         shutil.rmtree(directory, ignore_errors=True)

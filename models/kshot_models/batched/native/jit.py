@@ -12,7 +12,6 @@ from typing import Any, TypeAlias, TypeVar
 
 import numba
 import numpy as np
-from numba.core.dispatcher import Dispatcher
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,13 +25,13 @@ Array5: TypeAlias = Array
 Array6: TypeAlias = Array
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
-_TYPES = {f"Array{axes}": numba.types.Array(numba.float32, axes, "C") for axes in range(2, 7)}
+_TYPES: dict[str, Any] = {f"Array{axes}": numba.types.Array(numba.float32, axes, "C") for axes in range(2, 7)}
 _TYPES |= {"int": numba.int64, "bool": numba.boolean, "np.float32": numba.float32}
 # Sums may run in lanes and products join them. NaN and infinity stay what they are: divergence is told by them.
 _ARITHMETIC = {"reassoc", "contract", "nsz", "arcp"}
-_OPTIONS = {"nogil": True, "fastmath": _ARITHMETIC, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": _ARITHMETIC, "error_model": "numpy"}
 
-_kernels: list[tuple[Dispatcher, tuple[Any, ...]]] = []
+_kernels: list[tuple[Any, tuple[Any, ...]]] = []  # Numba's dispatchers, and what they take
 
 
 def compiled(function: Kernel) -> Kernel:

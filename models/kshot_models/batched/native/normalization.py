@@ -237,7 +237,7 @@ def _pooled_gradient(
                         v1 = f * raw[t, i, 2 * y, 2 * x + 1, c] + s
                         v2 = f * raw[t, i, 2 * y + 1, 2 * x, c] + s
                         v3 = f * raw[t, i, 2 * y + 1, 2 * x + 1, c] + s
-                        most = max(max(v0, v1), max(v2, v3))
+                        most = max(v0, v1, v2, v3)
                         d = f * grad[t, i, y, x, c] if most > 0 else zero
                         sent[0, c] = d if v0 >= most else zero
                         sent[1, c] = d if v1 >= most and v0 < most else zero
@@ -402,7 +402,7 @@ def _pooled_second(
                         v1 = f * raw[t, i, 2 * y, 2 * x + 1, c] + s
                         v2 = f * raw[t, i, 2 * y + 1, 2 * x, c] + s
                         v3 = f * raw[t, i, 2 * y + 1, 2 * x + 1, c] + s
-                        most = max(max(v0, v1), max(v2, v3))
+                        most = max(v0, v1, v2, v3)
                         d = np.float32(1.0) if most > 0 else zero
                         sent[0, c] = d if v0 >= most else zero
                         sent[1, c] = d if v1 >= most and v0 < most else zero
@@ -417,9 +417,7 @@ def _pooled_second(
                             of_raw[t, i, yy, xx, c] = terms[0, t, c] * d + own[0, c] * u + own[1, c] + own[2, c] * z
                         for c in range(channels):
                             z, u = raw[t, i, yy, xx, c] - by[2, t, c], change[t, i, yy, xx, c]
-                            found[0, c] += sent[place, c] * (
-                                by[0, t, c] * u + terms[4, t, c] + terms[5, t, c] * z
-                            )
+                            found[0, c] += sent[place, c] * (by[0, t, c] * u + terms[4, t, c] + terms[5, t, c] * z)
                     for c in range(channels):
                         of_grad[t, i, y, x, c] = found[0, c]
             for y in range(height):

@@ -1,4 +1,4 @@
-"""Convolutions as one product with the 3x3 surroundings of each position: for few channels, strides and small images."""
+"""Convolutions as one product with each position's 3x3 surroundings: for few channels, strides and small images."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def again(done: Convolved, filters: Tensor) -> Tensor:
     return torch.bmm(rows, filters.transpose(1, 2)).view_as(done.out)
 
 
-def gradients(
-    done: Convolved, grad: Tensor, *, inputs: bool, filters: bool
-) -> tuple[Tensor | None, Tensor | None]:
+def gradients(done: Convolved, grad: Tensor, *, inputs: bool, filters: bool) -> tuple[Tensor | None, Tensor | None]:
     """Those of the inputs and the filters, each if it is asked for."""
     return (
         input_gradient(grad, done.filters, done.stride, *done.size) if inputs else None,

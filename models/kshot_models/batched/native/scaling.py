@@ -26,8 +26,8 @@ def scale_gradient(
     of_raw = torch.empty(raw.shape, dtype=raw.dtype)
     of_factor, of_shift = torch.empty(factor.shape, dtype=raw.dtype), torch.empty(factor.shape, dtype=raw.dtype)
     compute = _pooled_gradient if pool else _plain_gradient
-    given = (array(each) for each in (raw, factor, shift, grad))
-    compute(*given, of_raw.numpy(), of_factor.numpy(), of_shift.numpy())
+    results = of_raw.numpy(), of_factor.numpy(), of_shift.numpy()
+    compute(array(raw), array(factor), array(shift), array(grad), *results)
     return of_raw, of_factor, of_shift
 
 
@@ -56,11 +56,11 @@ def pooled_scale(raw: Array5, factor: Array2, shift: Array2, out: Array5) -> Non
                         f, s = factor[t, c], shift[t, c]
                         most = f * raw[t, i, 2 * y, 2 * x, c] + s
                         value = f * raw[t, i, 2 * y, 2 * x + 1, c] + s
-                        most = most if value < most or most != most else value
+                        most = most if value < most or np.isnan(most) else value
                         value = f * raw[t, i, 2 * y + 1, 2 * x, c] + s
-                        most = most if value < most or most != most else value
+                        most = most if value < most or np.isnan(most) else value
                         value = f * raw[t, i, 2 * y + 1, 2 * x + 1, c] + s
-                        most = most if value < most or most != most else value
+                        most = most if value < most or np.isnan(most) else value
                         out[t, i, y, x, c] = np.float32(0.0) if most < 0 else most
 
 
@@ -115,7 +115,7 @@ def _pooled_gradient(
                         v1 = f * raw[t, i, 2 * y, 2 * x + 1, c] + s
                         v2 = f * raw[t, i, 2 * y + 1, 2 * x, c] + s
                         v3 = f * raw[t, i, 2 * y + 1, 2 * x + 1, c] + s
-                        most = max(max(v0, v1), max(v2, v3))
+                        most = max(v0, v1, v2, v3)
                         d = grad[t, i, y, x, c] if most > 0 else zero
                         sent[0, c] = d if v0 >= most else zero
                         sent[1, c] = d if v1 >= most and v0 < most else zero

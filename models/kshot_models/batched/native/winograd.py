@@ -56,9 +56,7 @@ def again(done: Convolved, filters: Tensor) -> Tensor:
     return out
 
 
-def gradients(
-    done: Convolved, grad: Tensor, *, inputs: bool, filters: bool
-) -> tuple[Tensor | None, Tensor | None]:
+def gradients(done: Convolved, grad: Tensor, *, inputs: bool, filters: bool) -> tuple[Tensor | None, Tensor | None]:
     """Those of the inputs and the filters, each if it is asked for."""
     sent = scratch("sent", *_planes_size(grad))
     _split(_blocks(array(grad)), _blocks(sent.numpy()))
@@ -323,7 +321,7 @@ def _paste(products: Array5, images: Array6) -> None:
 
 
 @compiled
-def _filters(filters: Array5, turned: bool, spectrum: Array5) -> None:  # noqa: FBT001 - Numba takes arguments by place
+def _filters(filters: Array5, turned: bool, spectrum: Array5) -> None:
     """U = G filter G', of the filters or of the filters turned by half a circle."""
     tasks, outside, _, blocks, _ = filters.shape
     quarter, sixth = np.float32(1 / 4), np.float32(1 / 6)
