@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kshot_models.types import Episode, Examples
 from kshot_training.build import build_learner, build_meta_gradient, fresh_meta, joint_classes
 from kshot_training.meta_gradient_sections import ThroughAdaptation
+from kshot_training.meta_gradients.base import PlannedGradient
 from kshot_training.recipe import Recipe
 from kshot_training.sections import Span
 
@@ -47,7 +48,14 @@ def meta_device_step(recipe: Recipe) -> None:
 
     episodes = Episode(examples(way * shot), examples(way * recipe.episodes.queries))
     gradient_of = build_meta_gradient(_uncompiled(recipe))(0)
-    gradient_of(learner, meta, episodes, way=way, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    if not isinstance(gradient_of, PlannedGradient):
+        gradient_of(learner, meta, episodes, way=way, generator=generator)
+        return
+    # Which examples a step takes depends on classes, so the plan needs some that have values.
+    classes = torch.arange(way).repeat_interleave(shot)[None]
+    plan = gradient_of.plan(learner, Examples(torch.empty(1, way * shot), classes, torch.ones(1, way * shot)), generator)
+    gradient_of.follow(learner, meta, episodes, tuple(step.to("meta") for step in plan), way=way)
 
 
 def _uncompiled(recipe: Recipe) -> Recipe:

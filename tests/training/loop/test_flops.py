@@ -52,3 +52,8 @@ def test_a_dry_run_tells_the_cost_and_trains_nothing(
     assert first == "sine-joint: 1000 outer steps of 25 tasks, 1761 numbers"
     assert second == "0.003 GFLOP an outer step, 0.000 PFLOP in all"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_step_whose_examples_depend_on_their_classes_is_counted_too() -> None:
+    whole = outer_step_flops(read_recipe("omniglot-fomaml-tail", ["meta_gradient.tail_shots=1", "episodes.tasks=1"]))
+    assert outer_step_flops(read_recipe("omniglot-fomaml-tail", ["meta_gradient.tail_shots=1", "episodes.tasks=2"])) == 2 * whole
