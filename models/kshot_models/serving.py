@@ -24,6 +24,7 @@ from kshot_models.types import Params
 
 __all__ = [
     "inner_gradient",
+    "kept_briefly",
     "plain_autograd",
     "serving",
     "transformable",
@@ -33,6 +34,7 @@ __all__ = [
 class _State(threading.local):
     serving = False
     plain = False
+    briefly = False
 
 
 _state = _State()
@@ -52,6 +54,11 @@ def plain_autograd() -> Iterator[None]:
         yield
 
 
+def kept_briefly() -> bool:
+    """Whether what is kept for derivatives is so only until the end of an inner step, as nobody differentiates that."""
+    return _state.briefly
+
+
 def inner_gradient(
     objective: Callable[[Params], Tensor], params: Params, *, constant: bool = False
 ) -> tuple[Params, Tensor]:
@@ -69,7 +76,7 @@ def inner_gradient(
         grads, value = grad_and_value(objective)(params)
         return grads, value
     differentiable = not _state.serving and torch.is_grad_enabled() and any(p.requires_grad for p in params.values())
-    with torch.enable_grad():
+    with torch.enable_grad(), _set("briefly", value=not differentiable):
         # A name of their own for each: one parameter may have been made of another, a head of prototypes of the body.
         leaves = {
             name: p.view_as(p) if differentiable and p.requires_grad else p.detach().requires_grad_()
@@ -85,7 +92,7 @@ def transformable(objective: Callable[[Params], Tensor]) -> Callable[[Params], T
 
     @functools.wraps(objective)
     def plain(params: Params) -> Tensor:
-        with _set("serving", value=False), _set("plain", value=False):
+        with _set("serving", value=False), _set("plain", value=False), _set("briefly", value=False):
             return objective(params)
 
     return plain

@@ -8,6 +8,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -74,19 +75,20 @@ def test_convolutions_and_their_gradients_are_those_of_double_precision(name: st
         close(way, (exact, of_inputs, of_filters), within=2e-5)
 
 
+@pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_a_convolution_gives_its_gradients_and_the_same_inputs_by_other_filters(name: str) -> None:
+def test_a_convolution_gives_its_gradients_and_the_same_inputs_by_other_filters(name: str, keep: bool) -> None:
     tasks, n, height, width, inside, outside, stride = CONVOLUTIONS[name]
     inputs, filters = drawn(tasks, n, height, width, inside), drawn(tasks, outside, 9 * inside, seed=1)
     others = drawn(*filters.shape, seed=3)
-    done = native.convolved(inputs, filters, stride)
+    out, done = native.convolved(inputs, filters, stride, keep=keep)
     exact = reference.convolve(inputs.double(), filters.double(), stride)
     grad = drawn(*exact.shape, seed=2)
     expected = (
         reference.input_gradient(grad.double(), filters.double(), stride, height, width),
         reference.weight_gradient(inputs.double(), grad.double(), stride),
     )
-    close([done.out], [exact], within=2e-5)
+    close([out], [exact], within=2e-5)
     close(native.gradients(done, grad, inputs=True, filters=True), expected, within=2e-5)
     close([native.again(done, others)], [reference.convolve(inputs.double(), others.double(), stride)], within=2e-5)
     assert native.gradients(done, grad, inputs=False, filters=False) == (None, None)
@@ -195,7 +197,7 @@ def network(name: str, norm: NormMode = "support") -> tuple[Network, int, int]:
     return NETWORKS["conv4"](spec, norm, **options), size, channels
 
 
-def adapted_loss(made: Network, size: int, channels: int, kind: torch.dtype, *, given: bool) -> tuple[Tensor, ...]:
+def adapted_loss(made: Network, size: int, channels: int, kind: torch.dtype, *, given: bool) -> list[Tensor]:
     """Two inner steps on five images and one of padding, the loss of seven queries, and its gradients."""
     generator = torch.Generator().manual_seed(0)
     init = made.init(generator)
@@ -218,7 +220,7 @@ def adapted_loss(made: Network, size: int, channels: int, kind: torch.dtype, *, 
         fast = {name: value - 0.1 * grad for (name, value), grad in zip(fast.items(), grads, strict=True)}
     moments = loss(fast, images, weights, None)[1] if given else None
     value, _ = loss(fast, queries, None, moments)
-    return value.detach(), *torch.autograd.grad(value, list(leaves.values()))
+    return [value.detach(), *torch.autograd.grad(value, list(leaves.values()))]
 
 
 @pytest.mark.parametrize(("name", "given"), list(itertools.product(BLOCKS, [True, False])))
@@ -266,9 +268,9 @@ def test_nothing_is_held_after_a_second_derivative(monkeypatch: pytest.MonkeyPat
     held: list[weakref.ref[Tensor]] = []
     forward = cpu_blocks.forward
 
-    def watched(*arguments: object) -> object:
-        done = forward(*arguments)  # type: ignore[arg-type] # passed on
-        held.extend(weakref.ref(block.features.raw) for block in done)
+    def watched(*arguments: Any, **more: Any) -> Any:
+        done = forward(*arguments, **more)
+        held.extend(weakref.ref(block.out) for block in done)
         return done
 
     monkeypatch.setattr(cpu_blocks, "forward", watched)

@@ -54,7 +54,9 @@ def meta_device_step(recipe: Recipe) -> None:
         return
     # Which examples a step takes depends on classes, so the plan needs some that have values.
     classes = torch.arange(way).repeat_interleave(shot)[None]
-    plan = gradient_of.plan(learner, Examples(torch.empty(1, way * shot), classes, torch.ones(1, way * shot)), generator)
+    plan = gradient_of.plan(
+        learner, Examples(torch.empty(1, way * shot), classes, torch.ones(1, way * shot)), generator
+    )
     gradient_of.follow(learner, meta, episodes, tuple(step.to("meta") for step in plan), way=way)
 
 

@@ -16,6 +16,7 @@ from kshot_models.batched import applied, native
 from kshot_models.networks.block import BlockShape
 from kshot_models.networks.cpu_derivatives import Block, Extra, back, back_again, forward
 from kshot_models.norm import NormPass
+from kshot_models.serving import kept_briefly
 from kshot_models.types import Params
 
 __all__ = ["cpu_blocks"]
@@ -37,7 +38,7 @@ def cpu_blocks(params: Params, inputs: Tensor, norms: NormPass, count: int, shap
     if norms.given is not None:
         features = applied(_ByMoments, shape, images, *flat)
     else:
-        features, *found = applied(_Blocks, shape, norms.share(inputs)[None], images, *flat)
+        features, *found = applied(_Blocks, shape, kept_briefly(), norms.share(inputs)[None], images, *flat)
         for name, mean, variance in zip(names, found[::2], found[1::2], strict=True):
             norms.record(name, mean[0], variance[0])
     result: Tensor = features[0].movedim(-1, 1)
@@ -45,23 +46,29 @@ def cpu_blocks(params: Params, inputs: Tensor, norms: NormPass, count: int, shap
 
 
 class _Blocks(torch.autograd.Function):
-    """(shape, share, images, filters, gain, bias, filters, ...) -> features, mean, variance, mean, ..."""
+    """(shape, keep, share, images, filters, gain, bias, ...) -> features, mean, variance, mean, ..."""
 
     @staticmethod
     def forward(
-        ctx: Any, shape: BlockShape, share: Tensor, images: Tensor, *params: Tensor
+        ctx: Any,
+        shape: BlockShape,
+        keep: bool,  # noqa: FBT001 - autograd passes by place
+        share: Tensor,
+        images: Tensor,
+        *params: Tensor,
     ) -> tuple[Tensor | None, ...]:
-        done = forward(images, share, params, shape)
-        ctx.save_for_backward(images, *params)
-        ctx.done, ctx.shape = done, shape
+        done = forward(images, share, params, shape, keep=keep)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(images, *params)
+            ctx.done, ctx.shape = done, shape
         ctx.set_materialize_grads(False)
         return _views(done[-1].out, *(moment for block in done for moment in block.moments))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         images, *params = ctx.saved_tensors
-        found = applied(_Gradient, ctx.shape, ctx.done, ctx.needs_input_grad[2], grads[1:], grads[0], images, *params)
-        return None, None, *found
+        found = applied(_Gradient, ctx.shape, ctx.done, ctx.needs_input_grad[3], grads[1:], grads[0], images, *params)
+        return None, None, None, *found
 
 
 class _Gradient(torch.autograd.Function):
@@ -110,10 +117,10 @@ class _ByMoments(torch.autograd.Function):
         done = []
         below = images
         for filters, factor, shift in zip(params[::3], params[1::3], params[2::3], strict=True):
-            convolution = native.convolved(below, filters, shape.stride)
-            below = native.scale(convolution.out, factor, shift, pool=shape.pool)
+            raw, convolution = native.convolved(below, filters, shape.stride, keep=False)
+            below = native.scale(raw, factor, shift, pool=shape.pool)
             if any(ctx.needs_input_grad):
-                done.append((convolution, factor, shift))
+                done.append((raw, convolution, factor, shift))
         ctx.done, ctx.shape = done, shape
         return below
 
@@ -123,9 +130,9 @@ class _ByMoments(torch.autograd.Function):
         found: list[Tensor | None] = []
         images_too = ctx.needs_input_grad[1]
         above: Tensor | None = grad
-        for number, (convolution, factor, shift) in reversed(list(enumerate(ctx.done))):
+        for number, (raw, convolution, factor, shift) in reversed(list(enumerate(ctx.done))):
             assert above is not None  # wanted of every block but the first
-            sent, *of_scale = native.scale_gradient(convolution.out, factor, shift, above, pool=ctx.shape.pool)
+            sent, *of_scale = native.scale_gradient(raw, factor, shift, above, pool=ctx.shape.pool)
             above, of_filters = native.gradients(convolution, sent, inputs=images_too or number > 0, filters=True)
             found[:0] = [of_filters, *of_scale]
         return None, above if images_too else None, *found

@@ -26,21 +26,31 @@ from kshot_models.networks.block import BlockShape
 __all__ = ["Block", "Extra", "Passed", "back", "back_again", "forward"]
 
 
+_FEW_CHANNELS = 4
+
+
 class Block(NamedTuple):
-    """A block that has been computed."""
+    """A block that has been computed, with all that the way back needs, or with what makes it again."""
 
     filters: Tensor  # (1, outside, 9 inside)
-    convolution: native.Convolved  # z_l, and what its gradients need
-    features: Features  # z_l, and what it is normalized by
+    convolution: native.Convolved
+    raw: Tensor | None  # z_l; None if it is made again
+    norm: tuple[Tensor, Tensor, Tensor]  # gain, bias and the examples' shares
     moments: tuple[Tensor, Tensor]
     out: Tensor  # x_l
+    kept: bool  # all of it
+
+    def features(self) -> Features:
+        """What is normalized."""
+        raw = native.again(self.convolution, self.filters) if self.raw is None else self.raw
+        return Features(raw, *self.norm)
 
 
 class Passed(NamedTuple):
     """What went back through a block."""
 
     above: Tensor  # g_l
-    below: Tensor  # s_l
+    below: Tensor | None  # s_l; None if it is made again
     of_gain: Tensor
     of_bias: Tensor
 
@@ -54,7 +64,7 @@ class Extra(NamedTuple):
     out: Tensor | None = None  # to x_l
 
 
-def forward(images: Tensor, share: Tensor, params: Sequence[Tensor], shape: BlockShape) -> list[Block]:
+def forward(images: Tensor, share: Tensor, params: Sequence[Tensor], shape: BlockShape, *, keep: bool) -> list[Block]:
     """Compute the blocks.
 
     Args:
@@ -62,14 +72,16 @@ def forward(images: Tensor, share: Tensor, params: Sequence[Tensor], shape: Bloc
         share: (1, n), of each example in the moments.
         params: filters (1, outside, 9 inside), gain and bias (1, outside) of each block, one after the other.
         shape: of the blocks.
+        keep: all that the way back needs. Else what costs little to make again is not: what convolutions are made of,
+            what is sent back, and the convolution of a first block of few channels, which has the largest outputs.
     """
     done: list[Block] = []
     below = images
     for filters, gain, bias in zip(params[::3], params[1::3], params[2::3], strict=True):
-        convolution = native.convolved(below, filters, shape.stride)
-        features = Features(convolution.out, gain, bias, share)
-        below, mean, variance = native.normalize(features, _pooling(shape))
-        done.append(Block(filters, convolution, features, (mean, variance), below))
+        raw, convolution = native.convolved(below, filters, shape.stride, keep=keep)
+        below, mean, variance = native.normalize(Features(raw, gain, bias, share), _pooling(shape))
+        held = raw if keep or not _cheap(convolution) else None
+        done.append(Block(filters, convolution, held, (gain, bias, share), (mean, variance), below, keep))
     return done
 
 
@@ -96,11 +108,12 @@ def back(
         if extra.out is not None:
             above = extra.out if above is None else extra.out.add_(above)
         below, of_gain, of_bias = extra.raw, None, None
+        features = block.features()
         if above is not None:
-            sent, of_gain, of_bias = native.normalize_gradient(block.features, block.moments, above, _pooling(shape))
-            passed.append(Passed(above, sent, of_gain, of_bias))
+            sent, of_gain, of_bias = native.normalize_gradient(features, block.moments, above, _pooling(shape))
+            passed.append(Passed(above, sent if block.kept else None, of_gain, of_bias))
             below = sent if below is None else below.add_(sent)
-        through = through_moments(block.features, block.moments[0], extra.mean, extra.variance)
+        through = through_moments(features, block.moments[0], extra.mean, extra.variance)
         if through is not None:
             below = through if below is None else below + through
         above = of_filters = None
@@ -126,26 +139,27 @@ def back_again(
     """
     extras: list[Extra] = []
     more: list[Tensor | None] = [None]
-    to_below: Tensor | None = None  # x_{l-1}
     v: Tensor | None = None
     for number, (block, went) in enumerate(zip(done, passed, strict=True)):
         u, at_gain, at_bias = changes[3 * number : 3 * number + 3]
-        change = torch.zeros_like(went.below) if u is None else native.again(block.convolution, u)
+        features, sent = block.features(), went.below
+        if sent is None:
+            sent = native.normalize_gradient(features, block.moments, went.above, _pooling(shape))[0]
+        change = torch.zeros_like(sent) if u is None else native.again(block.convolution, u)
         of_filters = None
         if v is not None:
-            carried = native.convolved(v, block.filters, shape.stride)
-            change.add_(carried.out)
-            _, of_filters = native.gradients(carried, went.below, inputs=False, filters=True)
+            more_change, carried = native.convolved(v, block.filters, shape.stride, keep=True)
+            change.add_(more_change)
+            _, of_filters = native.gradients(carried, sent, inputs=False, filters=True)
             if u is not None:
                 height, width = v.shape[2:4]
-                to_below = native.input_gradient(went.below, u, height, width, shape.stride, "ieee")
-            extras[-1] = extras[-1]._replace(out=to_below)
-        to_below = None
+                to_below = native.input_gradient(sent, u, height, width, shape.stride, "ieee")
+                extras[-1] = extras[-1]._replace(out=to_below)
         none = torch.zeros_like(went.of_gain)
         others = (none if at_gain is None else at_gain, none if at_bias is None else at_bias)
         sums = (went.of_gain, went.of_bias)
         of_raw, of_gain, v = native.normalize_second_gradient(
-            block.features, block.moments, went.above, sums, (change, *others), _pooling(shape)
+            features, block.moments, went.above, sums, (change, *others), _pooling(shape)
         )
         extras.append(Extra(raw=of_raw))
         more += [of_filters, of_gain, None]
@@ -158,6 +172,10 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     if one is None or other is None:
         return other if one is None else one
     return one + other
+
+
+def _cheap(convolution: native.Convolved) -> bool:
+    return convolution.inputs.shape[-1] <= _FEW_CHANNELS
 
 
 def _pooling(shape: BlockShape) -> Pooling:

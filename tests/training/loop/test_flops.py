@@ -56,4 +56,7 @@ def test_a_dry_run_tells_the_cost_and_trains_nothing(
 
 def test_a_step_whose_examples_depend_on_their_classes_is_counted_too() -> None:
     whole = outer_step_flops(read_recipe("omniglot-fomaml-tail", ["meta_gradient.tail_shots=1", "episodes.tasks=1"]))
-    assert outer_step_flops(read_recipe("omniglot-fomaml-tail", ["meta_gradient.tail_shots=1", "episodes.tasks=2"])) == 2 * whole
+    assert (
+        outer_step_flops(read_recipe("omniglot-fomaml-tail", ["meta_gradient.tail_shots=1", "episodes.tasks=2"]))
+        == 2 * whole
+    )

@@ -13,17 +13,18 @@ _FEW = 500  # positions of a task below which Winograd's way costs more in trans
 Convolved = patches.Convolved | winograd.Convolved
 
 
-def convolved(inputs: Tensor, filters: Tensor, stride: int) -> Convolved:
-    """A convolution, `out`, and what `gradients` needs.
+def convolved(inputs: Tensor, filters: Tensor, stride: int, *, keep: bool) -> tuple[Tensor, Convolved]:
+    """A convolution, and what `again` and `gradients` need.
 
     Args:
         inputs: (tasks, n, height, width, inside).
         filters: (tasks, outside, 9 inside).
         stride: 1 or 2.
+        keep: also what the products are made of, several times the inputs, instead of making it again.
     """
     if _winograds(inputs, filters.shape[1], stride):
-        return winograd.convolved(inputs, filters)
-    return patches.convolved(inputs, filters, stride)
+        return winograd.convolved(inputs, filters, keep=keep)
+    return patches.convolved(inputs, filters, stride, keep=keep)
 
 
 def again(done: Convolved, filters: Tensor) -> Tensor:
@@ -44,9 +45,9 @@ def convolve(inputs: Tensor, filters: Tensor, stride: int, precision: str) -> Te
     """See batched/convolution.py."""
     del precision  # of Triton's kernels
     if _shared(filters):
-        out = convolved(inputs.flatten(0, 1)[None], filters[:1], stride).out
+        out, _ = convolved(inputs.flatten(0, 1)[None], filters[:1], stride, keep=False)
         return out.view(*inputs.shape[:2], *out.shape[2:])
-    return convolved(inputs, filters, stride).out
+    return convolved(inputs, filters, stride, keep=False)[0]
 
 
 def input_gradient(grad: Tensor, filters: Tensor, height: int, width: int, stride: int, precision: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -20,46 +21,43 @@ _NARROW = 4  # channels up to which surroundings are laid out in columns: rows o
 class Convolved(NamedTuple):
     """A convolution that has been computed, and what its gradients need of it."""
 
-    out: Tensor  # (tasks, n, height', width', outside)
-    patches: Tensor  # (tasks, positions, 9 inside), or of few channels (tasks, 9 inside, positions)
+    inputs: Tensor  # (tasks, n, height, width, inside)
     filters: Tensor  # (tasks, outside, 9 inside)
     stride: int
-    size: tuple[int, int]  # of the inputs
+    patches: Tensor | None  # (tasks, positions, 9 inside), or of few channels (tasks, 9 inside, positions); if kept
 
 
-def convolved(inputs: Tensor, filters: Tensor, stride: int) -> Convolved:
-    """(tasks, n, height, width, inside) by (tasks, outside, 9 inside)."""
-    tasks, n, height, width, inside = inputs.shape
-    patches = _patches(inputs, stride)
-    out = torch.bmm(_by_position(patches, inside), filters.transpose(1, 2))
-    size = (tasks, n, -(-height // stride), -(-width // stride), filters.shape[1])
-    return Convolved(out.view(size), patches, filters, stride, (height, width))
+def convolved(inputs: Tensor, filters: Tensor, stride: int, *, keep: bool) -> tuple[Tensor, Convolved]:
+    """(tasks, n, height, width, inside) by (tasks, outside, 9 inside) -> (tasks, n, height', width', outside)."""
+    patches = _patches(inputs, stride, keep=keep)
+    out = _multiplied(patches, inputs, filters, stride)
+    return out, Convolved(inputs, filters, stride, patches if keep else None)
 
 
 def again(done: Convolved, filters: Tensor) -> Tensor:
     """The same inputs by other filters."""
-    rows = _by_position(done.patches, filters.shape[2] // 9)
-    return torch.bmm(rows, filters.transpose(1, 2)).view_as(done.out)
+    return _multiplied(_patches_of(done), done.inputs, filters, done.stride)
 
 
 def gradients(done: Convolved, grad: Tensor, *, inputs: bool, filters: bool) -> tuple[Tensor | None, Tensor | None]:
     """Those of the inputs and the filters, each if it is asked for."""
+    height, width, inside = done.inputs.shape[2:]
     return (
-        input_gradient(grad, done.filters, done.stride, *done.size) if inputs else None,
-        _filters_gradient(done.patches, grad, done.filters.shape[2] // 9) if filters else None,
+        input_gradient(grad, done.filters, done.stride, height, width) if inputs else None,
+        _filters_gradient(_patches_of(done), grad, inside) if filters else None,
     )
 
 
 def convolve(inputs: Tensor, filters: Tensor, stride: int) -> Tensor:
     """(tasks, n, height, width, inside) by (tasks, outside, 9 inside) -> (tasks, n, height', width', outside)."""
-    return convolved(inputs, filters, stride).out
+    return convolved(inputs, filters, stride, keep=False)[0]
 
 
 def input_gradient(grad: Tensor, filters: Tensor, stride: int, height: int, width: int) -> Tensor:
     """(tasks, n, height', width', outside) by (tasks, outside, 9 inside) -> (tasks, n, height, width, inside)."""
     tasks, n = grad.shape[:2]
     sent = grad.reshape(tasks, -1, grad.shape[-1])
-    patches = scratch("patches", tasks, sent.shape[1], filters.shape[2])
+    patches = scratch("sent patches", tasks, sent.shape[1], filters.shape[2])
     torch.bmm(sent, filters, out=patches)
     found = torch.zeros((tasks, n, height, width, filters.shape[2] // 9), dtype=grad.dtype)
     _gather(patches.numpy(), stride, found.numpy())
@@ -68,41 +66,36 @@ def input_gradient(grad: Tensor, filters: Tensor, stride: int, height: int, widt
 
 def weight_gradient(inputs: Tensor, grad: Tensor, stride: int) -> Tensor:
     """(tasks, n, height, width, inside) by (tasks, n, height', width', outside) -> (tasks, outside, 9 inside)."""
-    return _filters_gradient(_patches(inputs, stride), grad, inputs.shape[-1])
+    return _filters_gradient(_patches(inputs, stride, keep=False), grad, inputs.shape[-1])
 
 
 def _filters_gradient(patches: Tensor, grad: Tensor, inside: int) -> Tensor:
     sent = grad.reshape(len(grad), -1, grad.shape[-1])
-    if _narrow(inside):  # in this order; products of other shapes are several times slower
+    if inside <= _NARROW:  # in this order; products of other shapes are several times slower
         return torch.bmm(patches, sent).transpose(1, 2).contiguous()
     return torch.bmm(sent.transpose(1, 2), patches)
 
 
-def _by_position(patches: Tensor, inside: int) -> Tensor:
-    return patches.transpose(1, 2) if _narrow(inside) else patches
-
-
-def _narrow(channels: int) -> bool:
-    return channels <= _NARROW
-
-
-def _patches(inputs: Tensor, stride: int) -> Tensor:
-    return (_columns if _narrow(inputs.shape[-1]) else _rows)(inputs, stride)
-
-
-def _rows(inputs: Tensor, stride: int) -> Tensor:
+def _multiplied(patches: Tensor, inputs: Tensor, filters: Tensor, stride: int) -> Tensor:
     tasks, n, height, width, inside = inputs.shape
-    positions = n * -(-height // stride) * -(-width // stride)
-    rows = torch.empty((tasks, positions, 9 * inside), dtype=inputs.dtype)
-    _scatter(array(inputs), stride, rows.numpy())
-    return rows
+    rows = patches.transpose(1, 2) if inside <= _NARROW else patches
+    out = torch.bmm(rows, filters.transpose(1, 2))
+    return out.view(tasks, n, -(-height // stride), -(-width // stride), filters.shape[1])
 
 
-def _columns(inputs: Tensor, stride: int) -> Tensor:
+def _patches_of(done: Convolved) -> Tensor:
+    return _patches(done.inputs, done.stride, keep=False) if done.patches is None else done.patches
+
+
+def _patches(inputs: Tensor, stride: int, *, keep: bool) -> Tensor:
+    """Scratch, unless they are kept."""
     tasks, n, height, width, inside = inputs.shape
-    columns = torch.empty((tasks, 9 * inside, n, -(-height // stride), -(-width // stride)), dtype=inputs.dtype)
-    _scatter_columns(array(inputs), stride, columns.numpy())
-    return columns.flatten(2)
+    positions = n, -(-height // stride), -(-width // stride)
+    narrow = inside <= _NARROW
+    size = (tasks, 9 * inside, *positions) if narrow else (tasks, math.prod(positions), 9 * inside)
+    patches = torch.empty(size) if keep else scratch("patches", *size)
+    (_scatter_columns if narrow else _scatter)(array(inputs), stride, patches.numpy())
+    return patches.flatten(2)
 
 
 @compiled

@@ -29,63 +29,112 @@ from kshot_models.batched.native.scratch import scratch
 __all__ = ["LANES", "Convolved", "again", "convolve", "convolved", "gradients", "input_gradient", "weight_gradient"]
 
 LANES = 32  # channels are a multiple of it
+_AT_ONCE = 80  # tiles
 
 
 class Convolved(NamedTuple):
     """A convolution that has been computed, and what its gradients need of it."""
 
-    out: Tensor  # (tasks, n, height, width, outside)
-    tiles: Tensor  # V, (tasks, 36, tiles, inside)
-    spectrum: Tensor  # U, (tasks, 36, outside, inside)
+    inputs: Tensor  # (tasks, n, height, width, inside)
+    filters: Tensor  # (tasks, outside, 9 inside)
+    kept: tuple[Tensor, Tensor] | None  # V (tasks, 36, tiles, inside) and U (tasks, 36, outside, inside), if kept
 
 
-def convolved(inputs: Tensor, filters: Tensor) -> Convolved:
-    """(tasks, n, height, width, inside) by (tasks, outside, 9 inside)."""
-    tiles = _cut(inputs, torch.empty(_planes_size(inputs)))
-    spectrum = _spectrum(filters, torch.empty(_spectrum_size(filters)), turned=False)
-    out = torch.empty((*inputs.shape[:-1], filters.shape[1]), dtype=inputs.dtype)
-    _join(_blocks(_product(tiles, spectrum.transpose(-1, -2)).numpy()), _blocks(out.numpy()))
-    return Convolved(out, tiles, spectrum)
+def convolved(inputs: Tensor, filters: Tensor, *, keep: bool) -> tuple[Tensor, Convolved]:
+    """(tasks, n, height, width, inside) by (tasks, outside, 9 inside) -> (tasks, n, height, width, outside)."""
+    if not keep:
+        return _multiplied(inputs, _spectrum(filters).transpose(-1, -2)), Convolved(inputs, filters, None)
+    tiles, spectrum = _cut(inputs, keep=True), _spectrum(filters, keep=True)
+    out = torch.empty((*inputs.shape[:-1], filters.shape[1]))
+    _put(_product(tiles, spectrum.transpose(-1, -2)), out)
+    return out, Convolved(inputs, filters, (tiles, spectrum))
 
 
 def again(done: Convolved, filters: Tensor) -> Tensor:
     """The same inputs by other filters."""
-    spectrum = _spectrum(filters, scratch("spectrum", *_spectrum_size(filters)), turned=False)
-    out = torch.empty_like(done.out)
-    _join(_blocks(_product(done.tiles, spectrum.transpose(-1, -2)).numpy()), _blocks(out.numpy()))
+    spectrum = _spectrum(filters).transpose(-1, -2)
+    if done.kept is None:
+        return _multiplied(done.inputs, spectrum)
+    out = torch.empty((*done.inputs.shape[:-1], filters.shape[1]))
+    _put(_product(done.kept[0], spectrum), out)
     return out
 
 
 def gradients(done: Convolved, grad: Tensor, *, inputs: bool, filters: bool) -> tuple[Tensor | None, Tensor | None]:
     """Those of the inputs and the filters, each if it is asked for."""
-    sent = scratch("sent", *_planes_size(grad))
-    _split(_blocks(array(grad)), _blocks(sent.numpy()))
-    of_inputs = None
-    if inputs:
-        of_inputs = torch.zeros((*grad.shape[:-1], done.tiles.shape[-1]), dtype=grad.dtype)
-        _paste(_blocks(_product(sent, done.spectrum).numpy()), _blocks(of_inputs.numpy()))
-    return of_inputs, _filters_gradient(sent, done.tiles) if filters else None
+    of_inputs = torch.zeros(done.inputs.shape) if inputs else None
+    of_filters = _Sum(done.filters) if filters else None
+    tiles, spectrum = (None, _spectrum(done.filters) if inputs else None) if done.kept is None else done.kept
+    for part in [slice(None)] if tiles is not None else _parts(grad):
+        sent = _sent(grad[:, part])
+        if of_inputs is not None and spectrum is not None:
+            _paste(_blocks(_product(sent, spectrum).numpy()), _blocks(of_inputs[:, part].numpy()))
+        if of_filters is not None:
+            of_filters.add(sent, _cut(done.inputs[:, part]) if tiles is None else tiles)
+    return of_inputs, None if of_filters is None else of_filters.filters()
 
 
 def convolve(inputs: Tensor, filters: Tensor) -> Tensor:
     """(tasks, n, height, width, inside) by (tasks, outside, 9 inside) -> (tasks, n, height, width, outside)."""
-    return convolved(inputs, filters).out
+    return convolved(inputs, filters, keep=False)[0]
 
 
 def input_gradient(grad: Tensor, filters: Tensor) -> Tensor:
     """(tasks, n, height, width, outside) by (tasks, outside, 9 inside) -> (tasks, n, height, width, inside)."""
-    found = torch.empty((*grad.shape[:-1], filters.shape[2] // 9), dtype=grad.dtype)
-    tiles = _cut(grad, scratch("tiles", *_planes_size(grad)))
-    spectrum = _spectrum(filters, scratch("spectrum", *_spectrum_size(filters)), turned=True)
-    _join(_blocks(_product(tiles, spectrum).numpy()), _blocks(found.numpy()))
-    return found
+    return _multiplied(grad, _spectrum(filters, turned=True))
 
 
 def weight_gradient(inputs: Tensor, grad: Tensor) -> Tensor:
     """(tasks, n, height, width, inside) by (tasks, n, height, width, outside) -> (tasks, outside, 9 inside)."""
-    sent = scratch("sent", *_planes_size(grad))
-    _split(_blocks(array(grad)), _blocks(sent.numpy()))
-    return _filters_gradient(sent, _cut(inputs, scratch("tiles", *_planes_size(inputs))))
+    found = _Sum(grad.new_empty((len(grad), grad.shape[-1], 9 * inputs.shape[-1])))
+    for part in _parts(grad):
+        found.add(_sent(grad[:, part]), _cut(inputs[:, part]))
+    return found.filters()
+
+
+class _Sum:
+    """Of P V over tiles, which come in parts."""
+
+    def __init__(self, like: Tensor) -> None:
+        tasks, outside, wide = like.shape
+        self._total = scratch("filters", tasks * 36, outside, wide // 9)
+        self._found = torch.empty(like.shape)
+        self._begun = False
+
+    def add(self, sent: Tensor, tiles: Tensor) -> None:
+        factors = sent.flatten(0, 1).transpose(1, 2), tiles.flatten(0, 1)
+        if self._begun:
+            self._total.baddbmm_(*factors)
+        else:
+            torch.bmm(*factors, out=self._total)
+        self._begun = True
+
+    def filters(self) -> Tensor:
+        """(tasks, outside, 9 inside)."""
+        tasks = len(self._found)
+        _filters_back(
+            _blocks(self._total.view(tasks, 36, *self._total.shape[1:]).numpy()), _filter_blocks(self._found.numpy())
+        )
+        return self._found
+
+
+def _multiplied(inputs: Tensor, spectrum: Tensor) -> Tensor:
+    """The outputs of tiles that are multiplied by (tasks, 36, inside, outside)."""
+    out = torch.empty((*inputs.shape[:-1], spectrum.shape[-1]))
+    for part in _parts(inputs):
+        _put(_product(_cut(inputs[:, part]), spectrum), out[:, part])
+    return out
+
+
+def _parts(images: Tensor) -> list[slice]:
+    """Images that are computed at once: as many as have their tiles in the processor's cache."""
+    tasks, n, height, width, _ = images.shape
+    count = max(1, _AT_ONCE // (-(-height // 4) * -(-width // 4))) if tasks == 1 else n  # parts are contiguous
+    return [slice(start, start + count) for start in range(0, n, count)]
+
+
+def _put(products: Tensor, out: Tensor) -> None:
+    _join(_blocks(products.numpy()), _blocks(out.numpy()))
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -96,28 +145,27 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return out
 
 
-def _filters_gradient(sent: Tensor, tiles: Tensor) -> Tensor:
-    spectrum = _product(sent.transpose(-1, -2), tiles)
-    tasks, _, outside, inside = spectrum.shape
-    found = torch.empty((tasks, outside, 9 * inside), dtype=sent.dtype)
-    _filters_back(_blocks(spectrum.numpy()), _filter_blocks(found.numpy()))
-    return found
-
-
-def _spectrum(filters: Tensor, spectrum: Tensor, *, turned: bool) -> Tensor:
-    """(tasks, outside, 9 inside) -> (tasks, 36, outside, inside)."""
-    _filters(_filter_blocks(array(filters)), turned, _blocks(spectrum.numpy()))
-    return spectrum[:, :, : filters.shape[1]]
-
-
-def _spectrum_size(filters: Tensor) -> tuple[int, int, int, int]:
-    """With one row too many, if need be; see _planes_size."""
+def _spectrum(filters: Tensor, *, turned: bool = False, keep: bool = False) -> Tensor:
+    """(tasks, outside, 9 inside) -> (tasks, 36, outside, inside); scratch, unless it is kept."""
     tasks, outside, wide = filters.shape
-    return tasks, 36, outside | 1, wide // 9
+    size = tasks, 36, outside | 1, wide // 9  # with one row too many, if need be; see _planes_size
+    spectrum = torch.empty(size) if keep else scratch("spectrum", *size)
+    _filters(_filter_blocks(array(filters)), turned, _blocks(spectrum.numpy()))
+    return spectrum[:, :, :outside]
 
 
-def _cut(inputs: Tensor, planes: Tensor) -> Tensor:
+def _cut(inputs: Tensor, *, keep: bool = False) -> Tensor:
+    """V, scratch, unless it is kept."""
+    size = _planes_size(inputs)
+    planes = torch.empty(size) if keep else scratch("tiles", *size)
     _cut_tiles(_blocks(array(inputs)), _blocks(planes.numpy()))
+    return planes
+
+
+def _sent(grad: Tensor) -> Tensor:
+    """A grad A', scratch."""
+    planes = scratch("sent", *_planes_size(grad))
+    _split(_blocks(array(grad)), _blocks(planes.numpy()))
     return planes
 
 
