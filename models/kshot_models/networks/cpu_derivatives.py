@@ -27,6 +27,7 @@ __all__ = ["Block", "Extra", "Passed", "back", "back_again", "forward"]
 
 
 _FEW_CHANNELS = 4
+_SOME_IMAGES = 5
 
 
 class Block(NamedTuple):
@@ -107,6 +108,12 @@ def back(
         block, extra = done[number], extras[number]
         if extra.out is not None:
             above = extra.out if above is None else extra.out.add_(above)
+        if number == 0 and not images and above is not None and block.raw is None and extra == Extra(out=extra.out):
+            *of_first, went = _first_back(block, above, shape)
+            passed.append(went)
+            found[:0] = of_first
+            above = None
+            break
         below, of_gain, of_bias = extra.raw, None, None
         features = block.features()
         if above is not None:
@@ -166,6 +173,26 @@ def back_again(
     assert v is not None  # there are blocks
     _, found = back(done, None, extras, shape, images=False)
     return v, [_sum(one, other) for one, other in zip(found, more, strict=True)]
+
+
+def _first_back(block: Block, above: Tensor, shape: BlockShape) -> tuple[Tensor, Tensor, Tensor, Passed]:
+    """Go back through a first block whose images need no gradient: some images at a time, as its outputs are large.
+
+    Returns:
+        the gradients of filters, gain and bias, and what went through.
+    """
+    _, gain, bias, share = features = block.features()
+    sums = native.gradient_sums(features, block.moments, above, _pooling(shape))
+    total: Tensor | None = None
+    count = max(1, _SOME_IMAGES // len(block.filters))  # of one task parts are contiguous, of several they are copied
+    for start in range(0, above.shape[1], count):
+        part = slice(start, start + count)
+        some = Features(features.raw[:, part], gain, bias, share[:, part])
+        sent = native.gradient_by_sums(some, block.moments, above[:, part], sums, _pooling(shape))
+        of_filters = native.weight_gradient(block.convolution.inputs[:, part], sent, shape.stride, "ieee")
+        total = of_filters if total is None else total.add_(of_filters)
+    assert total is not None  # there are images
+    return total, *sums, Passed(above, None, *sums)
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:

@@ -9,7 +9,13 @@ from kshot_models.batched.native.convolution import (
     input_gradient,
     weight_gradient,
 )
-from kshot_models.batched.native.normalization import normalize, normalize_gradient, normalize_second_gradient
+from kshot_models.batched.native.normalization import (
+    gradient_by_sums,
+    gradient_sums,
+    normalize,
+    normalize_gradient,
+    normalize_second_gradient,
+)
 from kshot_models.batched.native.scaling import scale, scale_gradient
 
 __all__ = [
@@ -17,6 +23,8 @@ __all__ = [
     "again",
     "convolve",
     "convolved",
+    "gradient_by_sums",
+    "gradient_sums",
     "gradients",
     "input_gradient",
     "normalize",

@@ -20,7 +20,13 @@ from kshot_models.batched.native.scaling import plain_scale, pooled_scale
 if TYPE_CHECKING:
     from kshot_models.batched.normalization import Features, Pooling
 
-__all__ = ["normalize", "normalize_gradient", "normalize_second_gradient"]
+__all__ = [
+    "gradient_by_sums",
+    "gradient_sums",
+    "normalize",
+    "normalize_gradient",
+    "normalize_second_gradient",
+]
 
 
 def normalize(features: Features, shape: Pooling) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,15 +47,32 @@ def normalize_gradient(
     features: Features, moments: tuple[Tensor, Tensor], grad: Tensor, shape: Pooling
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of raw, gain and bias."""
-    raw, gain, bias, share = (array(each) for each in features)
-    mean, variance = (array(each) for each in moments)
-    of_raw = torch.empty(raw.shape, dtype=grad.dtype)
+    of_gain, of_bias = gradient_sums(features, moments, grad, shape)
+    return gradient_by_sums(features, moments, grad, (of_gain, of_bias), shape), of_gain, of_bias
+
+
+def gradient_sums(
+    features: Features, moments: tuple[Tensor, Tensor], grad: Tensor, shape: Pooling
+) -> tuple[Tensor, Tensor]:
+    """The gradients of gain and bias, which are sums over all examples."""
+    gain, bias = array(features.gain), array(features.bias)
     of_gain, of_bias = torch.empty(gain.shape, dtype=grad.dtype), torch.empty(gain.shape, dtype=grad.dtype)
-    by = _constants(gain, bias, mean, variance, np.float32(shape.epsilon))
-    (_pooled_sums if shape.pool else _plain_sums)(raw, by, array(grad), of_gain.numpy(), of_bias.numpy())
+    by = _constants(gain, bias, array(moments[0]), array(moments[1]), np.float32(shape.epsilon))
+    compute = _pooled_sums if shape.pool else _plain_sums
+    compute(array(features.raw), by, array(grad), of_gain.numpy(), of_bias.numpy())
+    return of_gain, of_bias
+
+
+def gradient_by_sums(
+    features: Features, moments: tuple[Tensor, Tensor], grad: Tensor, sums: tuple[Tensor, Tensor], shape: Pooling
+) -> Tensor:
+    """The gradient of raw, where those sums are known; of some of the examples, if the tensors are theirs."""
+    raw, gain, bias, share = (array(each) for each in features)
+    of_raw = torch.empty(raw.shape, dtype=grad.dtype)
+    by = _constants(gain, bias, array(moments[0]), array(moments[1]), np.float32(shape.epsilon))
     compute = _pooled_gradient if shape.pool else _plain_gradient
-    compute(raw, by, share, array(grad), of_gain.numpy(), of_bias.numpy(), of_raw.numpy())
-    return of_raw, of_gain, of_bias
+    compute(raw, by, share, array(grad), array(sums[0]), array(sums[1]), of_raw.numpy())
+    return of_raw
 
 
 def normalize_second_gradient(
