@@ -69,7 +69,7 @@ ENV PATH=/opt/kshot/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
-    KSHOT_KERNELS=/opt/kshot/kernels \
+    COMPILED_KERNELS=/opt/kshot/kernels \
     KSHOT_HOST=0.0.0.0 \
     KSHOT_PORT=8000
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 __all__ = ["kernels_at_hand"]
 
-_BROUGHT = "KSHOT_KERNELS"
+_BROUGHT = "COMPILED_KERNELS"
 _WRITABLE = "NUMBA_CACHE_DIR"  # Numba reads it when it is imported
 
 
 @contextmanager
 def kernels_at_hand(environ: MutableMapping[str, str]) -> Iterator[None]:
-    """Within, processes that start with `environ` find the kernels of the folder KSHOT_KERNELS, if it names one."""
+    """Within, processes that start with `environ` find the kernels of the folder COMPILED_KERNELS, if it names one."""
     brought = environ.get(_BROUGHT)
     if not brought or not Path(brought).is_dir() or environ.get(_WRITABLE):
         yield

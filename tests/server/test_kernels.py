@@ -31,7 +31,7 @@ def test_a_copy_is_found_and_what_was_brought_is_not_written_to(tmp_path: Path) 
     brought = tmp_path / "brought"
     assert compiled({**os.environ, "NUMBA_CACHE_DIR": str(brought)}) == [0, 1]
     before = sorted(path.stat().st_mtime_ns for path in brought.rglob("*"))
-    environ = {**os.environ, "KSHOT_KERNELS": str(brought)}
+    environ = {**os.environ, "COMPILED_KERNELS": str(brought)}
     environ.pop("NUMBA_CACHE_DIR", None)
     with kernels_at_hand(environ):
         copy = Path(environ["NUMBA_CACHE_DIR"])
@@ -42,7 +42,7 @@ def test_a_copy_is_found_and_what_was_brought_is_not_written_to(tmp_path: Path) 
     assert sorted(path.stat().st_mtime_ns for path in brought.rglob("*")) == before
 
 
-@pytest.mark.parametrize("given", [{}, {"KSHOT_KERNELS": "/nowhere"}, {"NUMBA_CACHE_DIR": "/mine"}])
+@pytest.mark.parametrize("given", [{}, {"COMPILED_KERNELS": "/nowhere"}, {"NUMBA_CACHE_DIR": "/mine"}])
 def test_without_a_folder_or_with_ones_own_nothing_changes(given: dict[str, str]) -> None:
     environ = dict(given)
     with kernels_at_hand(environ):
