@@ -23,6 +23,7 @@ from torch.func import grad_and_value
 from kshot_models.types import Params
 
 __all__ = [
+    "being_transformed",
     "inner_gradient",
     "kept_briefly",
     "plain_autograd",
@@ -59,6 +60,12 @@ def kept_briefly() -> bool:
     return _state.briefly
 
 
+def being_transformed() -> bool:
+    """Whether a transform of torch.func is at work on what this thread computes."""
+    active: bool = torch._C._are_functorch_transforms_active()  # noqa: SLF001 - torch has no other name for it
+    return active
+
+
 def inner_gradient(
     objective: Callable[[Params], Tensor], params: Params, *, constant: bool = False
 ) -> tuple[Params, Tensor]:
@@ -71,8 +78,7 @@ def inner_gradient(
         params: where.
         constant: nobody differentiates the gradient; then autograd takes it wherever nothing is being transformed.
     """
-    transformed = torch._C._are_functorch_transforms_active()  # noqa: SLF001 - torch has no other name for it
-    if not (_state.serving or _state.plain or (constant and not transformed)):
+    if not (_state.serving or _state.plain or (constant and not being_transformed())):
         grads, value = grad_and_value(objective)(params)
         return grads, value
     differentiable = not _state.serving and torch.is_grad_enabled() and any(p.requires_grad for p in params.values())

@@ -58,7 +58,7 @@ def test_convolutions_and_their_gradients_are_those_of_double_precision(name: st
     of_filters = reference.weight_gradient(inputs.double(), grad.double(), stride)
     ways = [
         (
-            patches.convolve(inputs, filters, stride),
+            patches.convolved(inputs, filters, stride, keep=False)[0],
             patches.input_gradient(grad, filters, stride, height, width),
             patches.weight_gradient(inputs, grad, stride),
         ),
@@ -69,7 +69,7 @@ def test_convolutions_and_their_gradients_are_those_of_double_precision(name: st
         ),
     ]
     if stride == 1 and inside % winograd.LANES == outside % winograd.LANES == 0:
-        found = winograd.convolve(inputs, filters), winograd.input_gradient(grad, filters)
+        found = winograd.convolved(inputs, filters, keep=False)[0], winograd.input_gradient(grad, filters)
         ways.append((*found, winograd.weight_gradient(inputs, grad)))
     for way in ways:
         close(way, (exact, of_inputs, of_filters), within=2e-5)

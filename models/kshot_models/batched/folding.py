@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.autograd import Function
+
+from kshot_models.serving import being_transformed
 
 __all__ = ["applied", "mapped"]
 
@@ -17,7 +18,7 @@ def applied(function: type[Function], *arguments: Any) -> Any:
 
     Which is to look up the names and defaults of the arguments, at ten times the cost of the call itself.
     """
-    if torch._C._are_functorch_transforms_active():  # noqa: SLF001 - as Function.apply asks itself
+    if being_transformed():
         return function.apply(*arguments)  # type: ignore[no-untyped-call] # torch's own
     return super(Function, function).apply(*arguments)  # type: ignore[misc] # past Function's own
 

@@ -21,6 +21,7 @@ from kshot_models.networks.block import BlockShape
 from kshot_models.networks.cpu_blocks import cpu_blocks
 from kshot_models.networks.network import Network
 from kshot_models.norm import NormPass
+from kshot_models.serving import being_transformed
 from kshot_models.types import Params
 
 __all__ = ["conv4"]
@@ -83,8 +84,7 @@ def _blocks(inputs: Tensor, norms: NormPass) -> Blocks:
     """The fastest way to run the blocks here; all give the same numbers, up to rounding."""
     if not (norms.takes_moments() and suits(inputs)):
         return _plain
-    transformed = torch._C._are_functorch_transforms_active()  # noqa: SLF001 - torch has no other name for it
-    return batched_blocks if transformed or inputs.device.type != "cpu" else cpu_blocks
+    return batched_blocks if being_transformed() or inputs.device.type != "cpu" else cpu_blocks
 
 
 def _plain(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> Tensor:

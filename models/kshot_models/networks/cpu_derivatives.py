@@ -108,11 +108,11 @@ def back(
         block, extra = done[number], extras[number]
         if extra.out is not None:
             above = extra.out if above is None else extra.out.add_(above)
-        if number == 0 and not images and above is not None and block.raw is None and extra == Extra(out=extra.out):
+        alone = extra.raw is None and extra.mean is None and extra.variance is None
+        if number == 0 and not images and above is not None and block.raw is None and alone:
             *of_first, went = _first_back(block, above, shape)
             passed.append(went)
             found[:0] = of_first
-            above = None
             break
         below, of_gain, of_bias = extra.raw, None, None
         features = block.features()
@@ -184,9 +184,8 @@ def _first_back(block: Block, above: Tensor, shape: BlockShape) -> tuple[Tensor,
     _, gain, bias, share = features = block.features()
     sums = native.gradient_sums(features, block.moments, above, _pooling(shape))
     total: Tensor | None = None
-    count = max(1, _SOME_IMAGES // len(block.filters))  # of one task parts are contiguous, of several they are copied
-    for start in range(0, above.shape[1], count):
-        part = slice(start, start + count)
+    for start in range(0, above.shape[1], _SOME_IMAGES):
+        part = slice(start, start + _SOME_IMAGES)
         some = Features(features.raw[:, part], gain, bias, share[:, part])
         sent = native.gradient_by_sums(some, block.moments, above[:, part], sums, _pooling(shape))
         of_filters = native.weight_gradient(block.convolution.inputs[:, part], sent, shape.stride, "ieee")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kshot_models.batched.native.jit import Array2, Array3, Array5, array, compiled
-from kshot_models.batched.native.scaling import plain_scale, pooled_scale
+from kshot_models.batched.native.scaling import scale
 
 if TYPE_CHECKING:
     from kshot_models.batched.normalization import Features, Pooling
@@ -31,33 +31,32 @@ __all__ = [
 
 def normalize(features: Features, shape: Pooling) -> tuple[Tensor, Tensor, Tensor]:
     """out, mean and variance."""
-    raw = array(features.raw)
-    gain, bias, share = array(features.gain), array(features.bias), array(features.share)
-    tasks, n, height, width, channels = raw.shape
-    size = (tasks, n, height // 2, width // 2, channels) if shape.pool else raw.shape
-    out = torch.empty(size, dtype=features.raw.dtype)
+    raw, gain, bias, share = (array(each) for each in features)
     moments = torch.empty((4, *gain.shape), dtype=features.raw.dtype)
     mean, variance, factor, shift = moments.unbind()
     _moments(raw, gain, bias, share, np.float32(shape.epsilon), moments.numpy())
-    (pooled_scale if shape.pool else plain_scale)(raw, factor.numpy(), shift.numpy(), out.numpy())
-    return out, mean, variance
+    return scale(features.raw, factor, shift, pool=shape.pool), mean, variance
 
 
 def normalize_gradient(
     features: Features, moments: tuple[Tensor, Tensor], grad: Tensor, shape: Pooling
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of raw, gain and bias."""
-    of_gain, of_bias = gradient_sums(features, moments, grad, shape)
-    return gradient_by_sums(features, moments, grad, (of_gain, of_bias), shape), of_gain, of_bias
+    by = _known(features, moments, shape)
+    sums = _sums(features, by, grad, shape)
+    return _by_sums(features, by, grad, sums, shape), *sums
 
 
 def gradient_sums(
     features: Features, moments: tuple[Tensor, Tensor], grad: Tensor, shape: Pooling
 ) -> tuple[Tensor, Tensor]:
     """The gradients of gain and bias, which are sums over all examples."""
-    gain, bias = array(features.gain), array(features.bias)
-    of_gain, of_bias = torch.empty(gain.shape, dtype=grad.dtype), torch.empty(gain.shape, dtype=grad.dtype)
-    by = _constants(gain, bias, array(moments[0]), array(moments[1]), np.float32(shape.epsilon))
+    return _sums(features, _known(features, moments, shape), grad, shape)
+
+
+def _sums(features: Features, by: Array3, grad: Tensor, shape: Pooling) -> tuple[Tensor, Tensor]:
+    size = features.gain.shape
+    of_gain, of_bias = torch.empty(size, dtype=grad.dtype), torch.empty(size, dtype=grad.dtype)
     compute = _pooled_sums if shape.pool else _plain_sums
     compute(array(features.raw), by, array(grad), of_gain.numpy(), of_bias.numpy())
     return of_gain, of_bias
@@ -67,11 +66,14 @@ def gradient_by_sums(
     features: Features, moments: tuple[Tensor, Tensor], grad: Tensor, sums: tuple[Tensor, Tensor], shape: Pooling
 ) -> Tensor:
     """The gradient of raw, where those sums are known; of some of the examples, if the tensors are theirs."""
-    raw, gain, bias, share = (array(each) for each in features)
-    of_raw = torch.empty(raw.shape, dtype=grad.dtype)
-    by = _constants(gain, bias, array(moments[0]), array(moments[1]), np.float32(shape.epsilon))
+    return _by_sums(features, _known(features, moments, shape), grad, sums, shape)
+
+
+def _by_sums(features: Features, by: Array3, grad: Tensor, sums: tuple[Tensor, Tensor], shape: Pooling) -> Tensor:
+    of_raw = torch.empty(features.raw.shape, dtype=grad.dtype)
+    of_gain, of_bias = (array(each) for each in sums)
     compute = _pooled_gradient if shape.pool else _plain_gradient
-    compute(raw, by, share, array(grad), array(sums[0]), array(sums[1]), of_raw.numpy())
+    compute(array(features.raw), by, array(features.share), array(grad), of_gain, of_bias, of_raw.numpy())
     return of_raw
 
 
@@ -84,24 +86,25 @@ def normalize_second_gradient(
     shape: Pooling,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of raw, gain and `grad`."""
-    raw, gain, bias, share = (array(each) for each in features)
-    mean, variance = (array(each) for each in moments)
+    raw, gain, _, share = (array(each) for each in features)
     change, change_gain, change_bias = (array(each) for each in changes)
     of_raw, of_grad = torch.empty(raw.shape, dtype=grad.dtype), torch.empty(grad.shape, dtype=grad.dtype)
     of_gain = torch.empty(gain.shape, dtype=grad.dtype)
-    by = _constants(gain, bias, mean, variance, np.float32(shape.epsilon))
+    by = _known(features, moments, shape)
     below = array(grad)
     totals = np.empty((3, *gain.shape), np.float32)
     (_pooled_change_sums if shape.pool else _plain_change_sums)(raw, by, share, below, change, totals)
-    terms = np.empty((7, *gain.shape), np.float32)
+    terms = np.empty((5, *gain.shape), np.float32)
     _second_terms(by, array(sums[0]), array(sums[1]), change_gain, change_bias, totals, terms, of_gain.numpy())
     compute = _pooled_second if shape.pool else _plain_second
     compute(raw, by, share, below, change, terms, of_raw.numpy(), of_grad.numpy())
     return of_raw, of_gain, of_grad
 
 
-# What the kernels know of a task's channels, (4, tasks, channels): y = FACTOR z + SHIFT, x = INVERSE (z - MEAN).
-FACTOR, SHIFT, MEAN, INVERSE = range(4)
+def _known(features: Features, moments: tuple[Tensor, Tensor], shape: Pooling) -> Array3:
+    """What the kernels know of channels, B0 ... B3 (tasks, channels): y = B0 z + B1 and x = B3 (z - B2)."""
+    mean, variance = (array(each) for each in moments)
+    return _constants(array(features.gain), array(features.bias), mean, variance, np.float32(shape.epsilon))
 
 
 @compiled
@@ -356,7 +359,7 @@ def _second_terms(
 ) -> None:
     """The terms of the second derivatives, by task and channel.
 
-    d(z)  = T0 dy + a (T1 u + T2 + T3 (z - mean))      d(dy) = FACTOR u + T4 + T5 (z - mean)
+    d(z)  = T0 dy + a (T1 u + T2 + T3 (z - mean))      d(dy) = B0 u + T4 + T0 (z - mean)
     """
     for t in range(s1.shape[0]):
         for c in range(s1.shape[1]):
@@ -371,7 +374,6 @@ def _second_terms(
             terms[2, t, c] = -r * h1
             terms[3, t, c] = -r * r * (h2 + scale * e)
             terms[4, t, c] = q[t, c] - scale * u1
-            terms[5, t, c] = r * (p[t, c] - scale * u2)
 
 
 @compiled
@@ -397,7 +399,7 @@ def _plain_second(
                         of_raw[t, i, y, x, c] = terms[0, t, c] * d + own[0, c] * u + own[1, c] + own[2, c] * z
                     for c in range(channels):
                         z, u = raw[t, i, y, x, c], change[t, i, y, x, c]
-                        value = by[0, t, c] * u + terms[4, t, c] + terms[5, t, c] * (z - by[2, t, c])
+                        value = by[0, t, c] * u + terms[4, t, c] + terms[0, t, c] * (z - by[2, t, c])
                         of_grad[t, i, y, x, c] = value if by[0, t, c] * z + by[1, t, c] > 0 else zero
 
 
@@ -408,7 +410,7 @@ def _pooled_second(
     tasks, n, height, width, channels = raw.shape
     own = np.empty((3, channels), np.float32)
     sent = np.empty((4, channels), np.float32)
-    found = np.empty((2, channels), np.float32)  # z and u where a window's largest value is
+    found = np.empty(channels, np.float32)  # of a window's largest value
     zero = np.float32(0.0)
     for t in range(tasks):
         for i in range(n):
@@ -440,9 +442,9 @@ def _pooled_second(
                             of_raw[t, i, yy, xx, c] = terms[0, t, c] * d + own[0, c] * u + own[1, c] + own[2, c] * z
                         for c in range(channels):
                             z, u = raw[t, i, yy, xx, c] - by[2, t, c], change[t, i, yy, xx, c]
-                            found[0, c] += sent[place, c] * (by[0, t, c] * u + terms[4, t, c] + terms[5, t, c] * z)
+                            found[c] += sent[place, c] * (by[0, t, c] * u + terms[4, t, c] + terms[0, t, c] * z)
                     for c in range(channels):
-                        of_grad[t, i, y, x, c] = found[0, c]
+                        of_grad[t, i, y, x, c] = found[c]
             for y in range(height):
                 for x in range(width):
                     if y >= height // 2 * 2 or x >= width // 2 * 2:  # in no window

@@ -12,7 +12,7 @@ from torch import Tensor
 from kshot_models.batched.native.jit import Array3, Array5, array, compiled
 from kshot_models.batched.native.scratch import scratch
 
-__all__ = ["Convolved", "again", "convolve", "convolved", "gradients", "input_gradient", "weight_gradient"]
+__all__ = ["Convolved", "again", "convolved", "gradients", "input_gradient", "weight_gradient"]
 
 
 _NARROW = 4  # channels up to which surroundings are laid out in columns: rows of a few numbers are no vectors
@@ -46,11 +46,6 @@ def gradients(done: Convolved, grad: Tensor, *, inputs: bool, filters: bool) -> 
         input_gradient(grad, done.filters, done.stride, height, width) if inputs else None,
         _filters_gradient(_patches_of(done), grad, inside) if filters else None,
     )
-
-
-def convolve(inputs: Tensor, filters: Tensor, stride: int) -> Tensor:
-    """(tasks, n, height, width, inside) by (tasks, outside, 9 inside) -> (tasks, n, height', width', outside)."""
-    return convolved(inputs, filters, stride, keep=False)[0]
 
 
 def input_gradient(grad: Tensor, filters: Tensor, stride: int, height: int, width: int) -> Tensor:

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from kshot_models.batched.native.jit import Array2, Array5, array, compiled
 
-__all__ = ["plain_scale", "pooled_scale", "scale", "scale_gradient"]
+__all__ = ["scale", "scale_gradient"]
 
 
 def scale(raw: Tensor, factor: Tensor, shift: Tensor, *, pool: bool) -> Tensor:
     """relu(maxpool(factor raw + shift))."""
     tasks, n, height, width, channels = raw.shape
     out = torch.empty((tasks, n, height // 2, width // 2, channels) if pool else raw.shape, dtype=raw.dtype)
-    (pooled_scale if pool else plain_scale)(array(raw), array(factor), array(shift), out.numpy())
+    (_pooled_scale if pool else _plain_scale)(array(raw), array(factor), array(shift), out.numpy())
     return out
 
 
@@ -32,7 +32,7 @@ def scale_gradient(
 
 
 @compiled
-def plain_scale(raw: Array5, factor: Array2, shift: Array2, out: Array5) -> None:
+def _plain_scale(raw: Array5, factor: Array2, shift: Array2, out: Array5) -> None:
     """relu(factor raw + shift); what is not a number stays so."""
     tasks, n, height, width, channels = raw.shape
     for t in range(tasks):
@@ -45,7 +45,7 @@ def plain_scale(raw: Array5, factor: Array2, shift: Array2, out: Array5) -> None
 
 
 @compiled
-def pooled_scale(raw: Array5, factor: Array2, shift: Array2, out: Array5) -> None:
+def _pooled_scale(raw: Array5, factor: Array2, shift: Array2, out: Array5) -> None:
     """relu(maxpool(factor raw + shift)); what is not a number stays so."""
     tasks, n, height, width, channels = raw.shape
     for t in range(tasks):

@@ -3,8 +3,7 @@
     tile (6x6) -> V = B' tile B        filter (3x3) -> U = G filter G'        outputs (4x4) = A' (U V) A
 
 An image is cut into tiles of 6x6 positions that overlap by two, and between the transforms are 36 matrix products over
-the channels. With P = A grad A', the gradients of
-inputs and filters are
+the channels. With P = A grad A', the gradients of inputs and filters are
 
     B (U' P) B', tiles added where they overlap        G' (sum over tiles of P V) G
 
@@ -26,7 +25,7 @@ from torch import Tensor
 from kshot_models.batched.native.jit import Array, Array5, Array6, array, compiled
 from kshot_models.batched.native.scratch import scratch
 
-__all__ = ["LANES", "Convolved", "again", "convolve", "convolved", "gradients", "input_gradient", "weight_gradient"]
+__all__ = ["LANES", "Convolved", "again", "convolved", "gradients", "input_gradient", "weight_gradient"]
 
 LANES = 32  # channels are a multiple of it
 _AT_ONCE = 80  # tiles
@@ -72,11 +71,6 @@ def gradients(done: Convolved, grad: Tensor, *, inputs: bool, filters: bool) -> 
         if of_filters is not None:
             of_filters.add(sent, _cut(done.inputs[:, part]) if tiles is None else tiles)
     return of_inputs, None if of_filters is None else of_filters.filters()
-
-
-def convolve(inputs: Tensor, filters: Tensor) -> Tensor:
-    """(tasks, n, height, width, inside) by (tasks, outside, 9 inside) -> (tasks, n, height, width, outside)."""
-    return convolved(inputs, filters, keep=False)[0]
 
 
 def input_gradient(grad: Tensor, filters: Tensor) -> Tensor:

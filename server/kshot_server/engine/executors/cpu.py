@@ -69,7 +69,7 @@ class CpuExecutor:
         costs = measure_costs(loaded, self.device)
         return ServedModel(
             loaded.learner,
-            meta_map(_by_position, loaded.meta_params),
+            meta_map(_channels_last, loaded.meta_params),  # filters too: so blocks multiply them
             loaded.manifest,
             loaded.digest,
             costs.fixed_way,
@@ -132,11 +132,6 @@ def _chunks(inputs: NDArray[np.uint8], at_once: int) -> list[NDArray[np.uint8]]:
 
 def _to_inputs(pixels: NDArray[np.uint8], spec: InputSpec) -> Tensor:
     return _channels_last(normalise(torch.tensor(pixels), spec))
-
-
-def _by_position(values: Tensor) -> Tensor:
-    """The same filters (outside, inside, height, width) with the channels last in memory, as blocks multiply them."""
-    return _channels_last(values)
 
 
 def _channels_last(values: Tensor) -> Tensor:
