@@ -23,6 +23,7 @@ from torch.func import grad_and_value
 from kshot_models.types import Params
 
 __all__ = [
+    "alone",
     "being_transformed",
     "inner_gradient",
     "kept_briefly",
@@ -53,6 +54,11 @@ def plain_autograd() -> Iterator[None]:
     """A promise about all that this thread computes within: only plain autograd differentiates it, nobody maps it."""
     with _set("plain", value=True):
         yield
+
+
+def alone() -> bool:
+    """Whether nothing outside differentiates what this thread computes: within `serving`."""
+    return _state.serving
 
 
 def kept_briefly() -> bool:

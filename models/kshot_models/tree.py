@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from kshot_models.serving import alone
 from kshot_models.types import MetaParams, Params
 
-__all__ = ["meta_map", "prefixed", "size_bytes", "tree_add", "tree_dot", "tree_map", "under"]
+__all__ = ["meta_map", "prefixed", "size_bytes", "tree_add", "tree_dot", "tree_map", "tree_scale", "under"]
 
 
 def tree_map(function: Callable[..., Tensor], *trees: Params) -> Params:
@@ -19,7 +20,16 @@ def tree_map(function: Callable[..., Tensor], *trees: Params) -> Params:
 
 def tree_add(a: Params, b: Params) -> Params:
     """a + b."""
+    if alone():  # in one call
+        return dict(zip(a, torch._foreach_add(list(a.values()), [b[name] for name in a]), strict=True))  # noqa: SLF001 - as torch.optim does
     return tree_map(torch.add, a, b)
+
+
+def tree_scale(tree: Params, factor: float) -> Params:
+    """factor * tree."""
+    if alone():
+        return dict(zip(tree, torch._foreach_mul(list(tree.values()), factor), strict=True))  # noqa: SLF001
+    return tree_map(lambda leaf: factor * leaf, tree)
 
 
 def tree_dot(a: Params, b: Params) -> Tensor:

@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from kshot_models.batched import Features, Pooling, native, normalization_reference, reference, suits
-from kshot_models.batched.native import patches, scratch, winograd
+from kshot_models.batched.native import blocks, products
 from kshot_models.manifest import InputSpec, NormMode
-from kshot_models.networks import cpu_blocks
 from kshot_models.networks.network import Network
 from kshot_models.registry import NETWORKS
 from kshot_models.types import Params
@@ -36,6 +35,32 @@ def close(ours: Sequence[Tensor | None], exact: Sequence[Tensor], *, within: flo
         assert one is not None
         assert one.shape == other.shape
         assert (one - other).abs().max() <= within * other.abs().max()
+
+
+SIZES = [(1, 1, 1), (3, 5, 7), (6, 4, 16), (7, 130, 17), (8, 9, 24), (10, 257, 33), (23, 3, 8), (80, 64, 64)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("across", [False, True])
+def test_products_are_those_of_double_precision(size: tuple[int, int, int], across: bool) -> None:
+    rows, inner, columns = size
+    left, right, before = drawn(rows, inner), drawn(inner, columns, seed=1), drawn(rows, columns, seed=2)
+    exact = left.double() @ right.double()
+    stored = left.T.contiguous() if across else left  # the transpose, read across
+    for adding in (False, True):
+        room = torch.cat([before.flatten(), torch.full((8,), 7.0)])
+        distances = (1, rows) if across else (inner, 1)
+        places = stored.data_ptr(), *distances, right.data_ptr(), columns, room.data_ptr(), columns
+        products.multiply(*places, rows, inner, columns, adding)
+        close([room[:-8].view(rows, columns)], [exact + before.double() * adding], within=1e-5)
+        assert room[-8:].tolist() == [7.0] * 8  # nothing is written beyond
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (8, 16), (24, 8), (19, 35)])
+def test_a_matrix_is_turned(size: tuple[int, int]) -> None:
+    matrix, out = drawn(*size), torch.empty(size[::-1])
+    products.turned(matrix.numpy(), out.numpy())
+    assert out.equal(matrix.T)
 
 
 CONVOLUTIONS = {
@@ -56,50 +81,21 @@ def test_convolutions_and_their_gradients_are_those_of_double_precision(name: st
     grad = drawn(*exact.shape, seed=2)
     of_inputs = reference.input_gradient(grad.double(), filters.double(), stride, height, width)
     of_filters = reference.weight_gradient(inputs.double(), grad.double(), stride)
-    ways = [
-        (
-            patches.convolved(inputs, filters, stride, keep=False)[0],
-            patches.input_gradient(grad, filters, stride, height, width),
-            patches.weight_gradient(inputs, grad, stride),
-        ),
-        (
-            native.convolve(inputs, filters, stride, "ieee"),
-            native.input_gradient(grad, filters, height, width, stride, "ieee"),
-            native.weight_gradient(inputs, grad, stride, "ieee"),
-        ),
-    ]
-    if stride == 1 and inside % winograd.LANES == outside % winograd.LANES == 0:
-        found = winograd.convolved(inputs, filters, keep=False)[0], winograd.input_gradient(grad, filters)
-        ways.append((*found, winograd.weight_gradient(inputs, grad)))
-    for way in ways:
-        close(way, (exact, of_inputs, of_filters), within=2e-5)
-
-
-@pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_a_convolution_gives_its_gradients_and_the_same_inputs_by_other_filters(name: str, keep: bool) -> None:
-    tasks, n, height, width, inside, outside, stride = CONVOLUTIONS[name]
-    inputs, filters = drawn(tasks, n, height, width, inside), drawn(tasks, outside, 9 * inside, seed=1)
-    others = drawn(*filters.shape, seed=3)
-    out, done = native.convolved(inputs, filters, stride, keep=keep)
-    exact = reference.convolve(inputs.double(), filters.double(), stride)
-    grad = drawn(*exact.shape, seed=2)
-    expected = (
-        reference.input_gradient(grad.double(), filters.double(), stride, height, width),
-        reference.weight_gradient(inputs.double(), grad.double(), stride),
+    way = (
+        native.convolve(inputs, filters, stride),
+        native.input_gradient(grad, filters, height, width, stride),
+        native.weight_gradient(inputs, grad, stride),
     )
-    close([out], [exact], within=2e-5)
-    close(native.gradients(done, grad, inputs=True, filters=True), expected, within=2e-5)
-    close([native.again(done, others)], [reference.convolve(inputs.double(), others.double(), stride)], within=2e-5)
-    assert native.gradients(done, grad, inputs=False, filters=False) == (None, None)
+    close(way, (exact, of_inputs, of_filters), within=2e-5)
+    close(native.gradients(inputs, filters, grad, stride), (of_inputs, of_filters), within=2e-5)
 
 
 def test_filters_that_all_tasks_share_are_one_product() -> None:
     inputs, filters = drawn(3, 2, 5, 5, 4), drawn(1, 6, 36, seed=1)
     shared = filters.expand(3, -1, -1)
-    close([native.convolve(inputs, shared, 1, "ieee")], [reference.convolve(inputs, shared, 1)], within=1e-5)
+    close([native.convolve(inputs, shared, 1)], [reference.convolve(inputs, shared, 1)], within=1e-5)
     grad = drawn(3, 2, 5, 5, 6, seed=2)
-    found = native.input_gradient(grad, shared, 5, 5, 1, "ieee")
+    found = native.input_gradient(grad, shared, 5, 5, 1)
     close([found], [reference.input_gradient(grad, shared, 1, 5, 5)], within=1e-5)
 
 
@@ -167,14 +163,6 @@ def test_what_is_not_a_number_stays_so() -> None:
         assert out[..., 1].isnan().all()
         assert mean[0].isnan().tolist() == [False, True, False]
         assert native.scale(raw, ones, ones, pool=pool)[0, 0, 0, 0].isnan().tolist() == [False, True, False]
-
-
-def test_scratch_is_the_same_memory_for_each_thread_and_name_and_large_ones_are_not_kept() -> None:
-    first = scratch.scratch("a test", 4, 5)
-    assert scratch.scratch("a test", 2, 3).data_ptr() == first.data_ptr()
-    assert scratch.scratch("another test", 4, 5).data_ptr() != first.data_ptr()
-    large = scratch.scratch("a test", 5000, 5000)
-    assert scratch.scratch("a test", 4, 5).data_ptr() == first.data_ptr() != large.data_ptr()
 
 
 BLOCKS = {
@@ -266,14 +254,14 @@ def test_the_gradient_of_images_is_that_of_primitives(monkeypatch: pytest.Monkey
 
 def test_nothing_is_held_after_a_second_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[weakref.ref[Tensor]] = []
-    forward = cpu_blocks.forward
+    forward = blocks.forward
 
-    def watched(*arguments: Any, **more: Any) -> Any:
-        done = forward(*arguments, **more)
-        held.extend(weakref.ref(block.out) for block in done)
-        return done
+    def watched(*arguments: Any, **more: Any) -> blocks.Run:
+        run = forward(*arguments, **more)
+        held.append(weakref.ref(run.values))
+        return run
 
-    monkeypatch.setattr(cpu_blocks, "forward", watched)
+    monkeypatch.setattr(blocks, "forward", watched)
     made, size, channels = network("strided")
     gc.collect()
     gc.disable()  # a cycle would wait for it, and training would grow until then

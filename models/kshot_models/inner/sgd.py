@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kshot_models.inner.transformation import InnerOptimizer, stateless
-from kshot_models.tree import tree_map
+from kshot_models.tree import tree_scale
 
 __all__ = ["sgd"]
 
@@ -12,5 +12,5 @@ def sgd(*, rate: float) -> InnerOptimizer:
     """phi' = phi - rate * grad, for the gradient of the mean loss; nothing is learned."""
     return InnerOptimizer(
         init=lambda params, generator: {},
-        bind=lambda phi: stateless(lambda grads: tree_map(lambda g: -rate * g, grads)),
+        bind=lambda phi: stateless(lambda grads: tree_scale(grads, -rate)),
     )

@@ -20,6 +20,7 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
+from kshot_models.batched import native
 from kshot_models.classes import mask_absent, present_classes
 from kshot_models.heads.head import Head, linear_logits
 from kshot_models.inner.transformation import InnerOptimizer, State
@@ -27,7 +28,7 @@ from kshot_models.losses import Loss, weighted_cross_entropy
 from kshot_models.manifest import NormMode
 from kshot_models.networks.network import Network
 from kshot_models.per_step import fresh_moments, gains_at, is_norm, moments_at, query_row, with_rows
-from kshot_models.serving import inner_gradient, transformable
+from kshot_models.serving import alone, inner_gradient, transformable
 from kshot_models.tree import prefixed, tree_add, tree_map, under
 from kshot_models.types import Examples, MetaParams, Params, TaskParams
 
@@ -141,7 +142,8 @@ class GradientLearner:
         at = tree_map(Tensor.detach, changing) if self.first_order else changing
         around = tree_map(Tensor.detach, stays) if self.first_order else stays
         objective = partial(self.support_loss, fixed=around, examples=batch, present=present)
-        grads, loss = inner_gradient(objective, at, constant=self.first_order)
+        found = self._pulled_back(at, around, batch, present) if alone() else None
+        grads, loss = found or inner_gradient(objective, at, constant=self.first_order)
         if self.first_order:
             grads, loss = tree_map(Tensor.detach, grads), loss.detach()
         updates, state = self.inner.bind(phi).update(grads, state, changing, loss, objective=transformable(objective))
@@ -197,6 +199,26 @@ class GradientLearner:
             under("body.", weights), examples.inputs, weights=examples.weights, moments=None
         )
         return self.loss(self._logits(features, weights, present), examples)
+
+    def _pulled_back(
+        self, changing: Params, fixed: Params, examples: Examples, present: Tensor
+    ) -> tuple[Params, Tensor] | None:
+        """The gradient of `support_loss` and its value, without autograd; None where only that has it."""
+        if self.network.pullback is None or self.loss is not weighted_cross_entropy:
+            return None
+        weights = {**fixed, **changing}
+        done = self.network.pullback(under("body.", weights), examples.inputs, weights=examples.weights)
+        if done is None:
+            return None
+        features, pull = done
+        share = examples.weights / examples.weights.sum().clamp_min(1)
+        loss, of_features, of_weight, of_bias = native.linear_cross_entropy(
+            features, weights["head.weight"], weights["head.bias"], examples.targets, share, present
+        )
+        found = {"head.weight": of_weight, "head.bias": of_bias}
+        if not changing.keys() <= found.keys():
+            found |= prefixed("body.", pull(of_features))
+        return {name: found[name] for name in changing}, loss
 
     def adapts(self, name: str) -> bool:
         """Whether the inner loop changes the weight of this name."""

@@ -18,8 +18,8 @@ from kshot_models.batched import suits
 from kshot_models.manifest import InputSpec, NormMode
 from kshot_models.networks.batched_blocks import batched_blocks
 from kshot_models.networks.block import BlockShape
-from kshot_models.networks.cpu_blocks import cpu_blocks
-from kshot_models.networks.network import Network
+from kshot_models.networks.cpu_blocks import cpu_blocks, cpu_pullback
+from kshot_models.networks.network import Network, Pull
 from kshot_models.norm import NormPass
 from kshot_models.serving import being_transformed
 from kshot_models.types import Params
@@ -74,10 +74,26 @@ def conv4(
     ) -> tuple[Tensor, Params]:
         norms = NormPass(norm, weights, moments, norm_epsilon, norm_groups)
         features = _blocks(inputs, norms)(params, inputs, norms, len(channels), shape)
-        embedding = features.flatten(1) if readout == "flatten" else features.mean((2, 3))
-        return embedding, norms.used
+        return embedding(features), norms.used
 
-    return Network(init, apply, channels[-1] * (height * width if readout == "flatten" else 1))
+    def embedding(features: Tensor) -> Tensor:
+        return features.flatten(1) if readout == "flatten" else features.mean((2, 3))
+
+    def pullback(params: Params, inputs: Tensor, *, weights: Tensor | None) -> tuple[Tensor, Pull] | None:
+        norms = NormPass(norm, weights, None, norm_epsilon, norm_groups)
+        if _blocks(inputs, norms) is not cpu_blocks:
+            return None
+        features, pull_blocks = cpu_pullback(params, inputs, norms, len(channels), shape)
+
+        def pull(grad: Tensor) -> Params:
+            if readout == "flatten":
+                return pull_blocks(grad.view(features.shape))
+            return pull_blocks((grad / (height * width))[..., None, None].expand(features.shape))
+
+        return embedding(features), pull
+
+    size = channels[-1] * (height * width if readout == "flatten" else 1)
+    return Network(init, apply, size, pullback)
 
 
 def _blocks(inputs: Tensor, norms: NormPass) -> Blocks:

@@ -1,4 +1,4 @@
-"""Conv4's blocks on a CPU: one operation for all of them, with derivatives of both orders (cpu_derivatives.py).
+"""Conv4's blocks on a CPU: one operation for all of them, with derivatives of both orders.
 
 The numbers are those of batched_blocks.py, which does the same operation by operation, for torch.func; here nothing but
 kernels costs time. Where moments are given, as they are for queries, there is a derivative of the first order alone.
@@ -13,62 +13,99 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kshot_models.batched import applied, native
+from kshot_models.batched.native import blocks
+from kshot_models.batched.native.blocks import Extra, Sizes
 from kshot_models.networks.block import BlockShape
-from kshot_models.networks.cpu_derivatives import Block, Extra, back, back_again, forward
+from kshot_models.networks.cpu_second import back_again
+from kshot_models.networks.network import Pull
 from kshot_models.norm import NormPass
 from kshot_models.serving import kept_briefly
 from kshot_models.types import Params
 
-__all__ = ["cpu_blocks"]
+__all__ = ["cpu_blocks", "cpu_pullback"]
 
 
 def cpu_blocks(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> Tensor:
     """Run the blocks; see batched_blocks.batched_blocks."""
     names = [f"norm{i}" for i in range(1, count + 1)]
-    flat: list[Tensor] = []
-    for i, name in enumerate(names, start=1):
-        gain, bias = params[f"{name}.gain"], params[f"{name}.bias"]
-        given = norms.moments(name)
-        if given is not None:  # normalization by them is a factor and a shift
-            gain = gain * torch.rsqrt(given[1] + shape.epsilon)
-            bias = torch.addcmul(bias, given[0], gain, value=-1)
-            norms.record(name, *given)
-        flat += [params[f"conv{i}.weight"].permute(0, 2, 3, 1).flatten(1)[None], gain[None], bias[None]]
-    images = inputs.movedim(1, -1)[None]
-    if norms.given is not None:
-        features = applied(_ByMoments, shape, images, *flat)
+    if norms.given is not None:  # normalization by them is a factor and a shift
+        params = dict(params)
+        for name in names:
+            mean, variance = norms.moments(name)
+            factor = params[f"{name}.gain"] * torch.rsqrt(variance + shape.epsilon)
+            shift = torch.addcmul(params[f"{name}.bias"], mean, factor, value=-1)
+            params |= {f"{name}.gain": factor, f"{name}.bias": shift}
+            norms.record(name, mean, variance)
+    images, share, flat, sizes = _laid_out(params, inputs, norms, count, shape)
+    if not torch.is_grad_enabled():
+        run = blocks.forward(images, share, flat, sizes, shape.epsilon, scale_only=norms.given is not None)
+        features, *found = _results(run)
+    elif norms.given is not None:
+        features = applied(_ByMoments, sizes, share, images, *flat)
     else:
-        features, *found = applied(_Blocks, shape, kept_briefly(), norms.share(inputs)[None], images, *flat)
+        features, *found = applied(_Blocks, sizes, shape.epsilon, share, images, *flat)
+    if norms.given is None:
         for name, mean, variance in zip(names, found[::2], found[1::2], strict=True):
-            norms.record(name, mean[0], variance[0])
+            norms.record(name, mean, variance)
     result: Tensor = features[0].movedim(-1, 1)
     return result
 
 
+def cpu_pullback(
+    params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape
+) -> tuple[Tensor, Pull]:
+    """Run the blocks by moments of their own; features (n, outside, height', width'), and the way back from there."""
+    images, share, flat, sizes = _laid_out(params, inputs, norms, count, shape)
+    run = blocks.forward(images, share, flat, sizes._replace(keep=True), shape.epsilon)
+
+    def pull(grad: Tensor) -> Params:
+        found = blocks.back(run, grad.movedim(1, -1)[None]).found
+        grads: Params = {}
+        for i, (filters, gain, bias) in enumerate(zip(found[::3], found[1::3], found[2::3], strict=True), start=1):
+            assert filters is not None  # there is a gradient of the features, and so of all
+            assert gain is not None
+            assert bias is not None
+            grads[f"conv{i}.weight"] = filters.view(len(gain), 3, 3, -1).permute(0, 3, 1, 2)
+            grads |= {f"norm{i}.gain": gain, f"norm{i}.bias": bias}
+        return grads
+
+    return run.out(count - 1)[0].movedim(-1, 1), pull
+
+
+def _laid_out(
+    params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape
+) -> tuple[Tensor, Tensor, list[Tensor], Sizes]:
+    """Images (1, n, height, width, channels), shares (1, n), and filters, gain, bias, filters, ... of one task."""
+    images, share, flat = inputs.movedim(1, -1)[None], norms.share(inputs)[None], list[Tensor]()
+    for i in range(1, count + 1):
+        flat += [params[f"conv{i}.weight"].permute(0, 2, 3, 1), params[f"norm{i}.gain"], params[f"norm{i}.bias"]]
+    outside = tuple(len(filters) for filters in flat[::3])
+    return images, share, flat, Sizes(images.shape[1:], outside, shape.stride, shape.pool, kept_briefly())
+
+
 class _Blocks(torch.autograd.Function):
-    """(shape, keep, share, images, filters, gain, bias, ...) -> features, mean, variance, mean, ..."""
+    """(sizes, epsilon, share, images, filters, gain, bias, ...) -> features, mean, variance, mean, ..."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        shape: BlockShape,
-        keep: bool,  # noqa: FBT001 - autograd passes by place
-        share: Tensor,
-        images: Tensor,
-        *params: Tensor,
+        ctx: Any, sizes: Sizes, epsilon: float, share: Tensor, images: Tensor, *params: Tensor
     ) -> tuple[Tensor | None, ...]:
-        done = forward(images, share, params, shape, keep=keep)
+        run = blocks.forward(images, share, params, sizes, epsilon)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(images, *params)
-            ctx.done, ctx.shape = done, shape
+            ctx.run = run
         ctx.set_materialize_grads(False)
-        return _views(done[-1].out, *(moment for block in done for moment in block.moments))
+        return _results(run)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         images, *params = ctx.saved_tensors
-        found = applied(_Gradient, ctx.shape, ctx.done, ctx.needs_input_grad[3], grads[1:], grads[0], images, *params)
+        found = applied(_Gradient, ctx.run, ctx.needs_input_grad[3], grads[1:], grads[0], images, *params)
         return None, None, None, *found
+
+
+def _results(run: blocks.Run) -> tuple[Tensor, ...]:
+    return run.out(len(run) - 1), *run.moments()
 
 
 class _Gradient(torch.autograd.Function):
@@ -77,20 +114,23 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        shape: BlockShape,
-        done: list[Block],
+        run: blocks.Run,
         images_too: bool,  # noqa: FBT001 - autograd passes by place
         of_moments: tuple[Tensor | None, ...],
         grad: Tensor | None,
         *tensors: Tensor,
     ) -> tuple[Tensor | None, ...]:
         del tensors  # whose second derivatives these are
-        extras = [Extra(None, *pair) for pair in zip(of_moments[::2], of_moments[1::2], strict=True)]
-        passed, found = back(done, grad, extras, shape, images=images_too)
-        ctx.shape, ctx.done, ctx.passed = shape, done, passed
-        ctx.whole = not images_too and grad is not None and all(moment is None for moment in of_moments)
+        alone = all(moment is None for moment in of_moments)
+        extras = [] if alone else [Extra(None, *pair) for pair in zip(of_moments[::2], of_moments[1::2], strict=True)]
+        again = any(ctx.needs_input_grad)
+        passed = blocks.back(run, grad, extras, images=images_too, kept=again)
+        if again:
+            ctx.run, ctx.passed = run, passed
+            ctx.whole = not images_too and grad is not None and alone
         ctx.set_materialize_grads(False)
-        return _views(*found)
+        found = (None if each is None else each.view(like.shape) for each, like in zip(passed.found, run.params, strict=True))
+        return passed.images, *found
 
     @staticmethod
     @once_differentiable
@@ -100,39 +140,36 @@ class _Gradient(torch.autograd.Function):
                 "the blocks of Conv4 have second derivatives of their features with respect to weights, not of their "
                 "moments, nor with respect to images; map over norm.py's primitives"
             )
-        of_grad, found = back_again(ctx.done, ctx.passed, changes[1:], ctx.shape)
-        return None, None, None, None, of_grad, *found
-
-
-def _views(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The same tensors, as others: autograd hangs an operation on what it returns, which must not be what it keeps."""
-    return tuple(None if tensor is None else tensor.view_as(tensor) for tensor in tensors)
+        of_grad, found = back_again(ctx.run, ctx.passed, changes[1:])
+        return None, None, None, of_grad, None, *found
 
 
 class _ByMoments(torch.autograd.Function):
-    """(shape, images, filters, factor, shift, filters, ...) -> features."""
+    """(sizes, share, images, filters, factor, shift, filters, ...) -> features."""
 
     @staticmethod
-    def forward(ctx: Any, shape: BlockShape, images: Tensor, *params: Tensor) -> Tensor:
-        done = []
-        below = images
-        for filters, factor, shift in zip(params[::3], params[1::3], params[2::3], strict=True):
-            raw, convolution = native.convolved(below, filters, shape.stride, keep=False)
-            below = native.scale(raw, factor, shift, pool=shape.pool)
-            if any(ctx.needs_input_grad):
-                done.append((raw, convolution, factor, shift))
-        ctx.done, ctx.shape = done, shape
-        return below
+    def forward(ctx: Any, sizes: Sizes, share: Tensor, images: Tensor, *params: Tensor) -> Tensor:
+        run = blocks.forward(images, share, params, sizes._replace(keep=True), 0.0, scale_only=True)
+        if any(ctx.needs_input_grad):
+            ctx.run = run
+        return run.out(len(run) - 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        run: blocks.Run = ctx.run
+        stride, pool = run.sizes.stride, run.sizes.pool
         found: list[Tensor | None] = []
-        images_too = ctx.needs_input_grad[1]
+        images_too = ctx.needs_input_grad[2]
         above: Tensor | None = grad
-        for number, (raw, convolution, factor, shift) in reversed(list(enumerate(ctx.done))):
+        for number in reversed(range(len(run))):
             assert above is not None  # wanted of every block but the first
-            sent, *of_scale = native.scale_gradient(raw, factor, shift, above, pool=ctx.shape.pool)
-            above, of_filters = native.gradients(convolution, sent, inputs=images_too or number > 0, filters=True)
-            found[:0] = [of_filters, *of_scale]
-        return None, above if images_too else None, *found
+            filters, factor, shift = run.params[3 * number : 3 * number + 3]
+            by = factor[None], shift[None]
+            sent, of_factor, of_shift = native.scale_gradient(run.raw(number), *by, above, pool=pool)
+            if images_too or number > 0:
+                above, of_filters = native.gradients(run.below(number), run.filters(number), sent, stride)
+            else:
+                above, of_filters = None, native.weight_gradient(run.below(number), sent, stride)
+            found[:0] = [of_filters.view(filters.shape), of_factor[0], of_shift[0]]
+        return None, None, above if images_too else None, *found

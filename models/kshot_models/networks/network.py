@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from kshot_models.types import Params
 
-__all__ = ["Apply", "Network"]
+__all__ = ["Apply", "Network", "Pull", "Pullback"]
 
 
 class Apply(Protocol):
@@ -33,9 +33,26 @@ class Apply(Protocol):
         ...
 
 
+Pull: TypeAlias = Callable[[Tensor], Params]
+"""The gradient of features -> that of the parameters."""
+
+
+class Pullback(Protocol):
+    """The forward pass of a network by moments of its own, with the way back: what needs no autograd."""
+
+    def __call__(self, params: Params, inputs: Tensor, *, weights: Tensor | None) -> tuple[Tensor, Pull] | None:
+        """Embed `inputs`; see Apply.
+
+        Returns:
+            features (n, features), and what gives the gradients; None where only autograd does.
+        """
+        ...
+
+
 class Network(NamedTuple):
     """An embedding network."""
 
     init: Callable[[torch.Generator], Params]
     apply: Apply
     features: int
+    pullback: Pullback | None = None

@@ -1,32 +1,15 @@
-"""The operations of kshot_models.batched for a CPU, in single precision: compiled by Numba, products by torch."""
+"""The operations of kshot_models.batched for a CPU, in single precision: compiled by Numba."""
 
-from kshot_models.batched.native.convolution import (
-    Convolved,
-    again,
-    convolve,
-    convolved,
-    gradients,
-    input_gradient,
-    weight_gradient,
-)
-from kshot_models.batched.native.normalization import (
-    gradient_by_sums,
-    gradient_sums,
-    normalize,
-    normalize_gradient,
-    normalize_second_gradient,
-)
+from kshot_models.batched.native.convolution import convolve, gradients, input_gradient, weight_gradient
+from kshot_models.batched.native.head import linear_cross_entropy
+from kshot_models.batched.native.normalization import normalize, normalize_gradient, normalize_second_gradient
 from kshot_models.batched.native.scaling import scale, scale_gradient
 
 __all__ = [
-    "Convolved",
-    "again",
     "convolve",
-    "convolved",
-    "gradient_by_sums",
-    "gradient_sums",
     "gradients",
     "input_gradient",
+    "linear_cross_entropy",
     "normalize",
     "normalize_gradient",
     "normalize_second_gradient",

@@ -1,77 +1,104 @@
-"""Which way a convolution is computed on a CPU; all give the same numbers, up to rounding."""
+"""Convolutions and their gradients on a CPU: one call for all tasks, by the way that suits the channels."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from kshot_models.batched.native import patches, winograd
+from kshot_models.batched.native.jit import Array2, Array3, Array4, Array5, array, compiled, inlined
 
-__all__ = ["Convolved", "again", "convolve", "convolved", "gradients", "input_gradient", "weight_gradient"]
+__all__ = [
+    "FILTERS",
+    "IMAGES",
+    "convolve",
+    "convolve_task",
+    "gradients",
+    "input_gradient",
+    "task_gradients",
+    "weight_gradient",
+]
 
-_FEW = 500  # positions of a task below which Winograd's way costs more in transforms than it saves in products
-
-Convolved = patches.Convolved | winograd.Convolved
-
-
-def convolved(inputs: Tensor, filters: Tensor, stride: int, *, keep: bool) -> tuple[Tensor, Convolved]:
-    """A convolution, and what `again` and `gradients` need.
-
-    Args:
-        inputs: (tasks, n, height, width, inside).
-        filters: (tasks, outside, 9 inside).
-        stride: 1 or 2.
-        keep: also what the products are made of, several times the inputs, instead of making it again.
-    """
-    if _winograds(inputs, filters.shape[1], stride):
-        return winograd.convolved(inputs, filters, keep=keep)
-    return patches.convolved(inputs, filters, stride, keep=keep)
+IMAGES, FILTERS = 1, 2  # which gradients are wanted
 
 
-def again(done: Convolved, filters: Tensor) -> Tensor:
-    """The convolution of the same inputs with other filters of the same size."""
-    if isinstance(done, winograd.Convolved):
-        return winograd.again(done, filters)
-    return patches.again(done, filters)
-
-
-def gradients(done: Convolved, grad: Tensor, *, inputs: bool, filters: bool) -> tuple[Tensor | None, Tensor | None]:
-    """Those of the inputs and of the filters, each if it is asked for."""
-    if isinstance(done, winograd.Convolved):
-        return winograd.gradients(done, grad, inputs=inputs, filters=filters)
-    return patches.gradients(done, grad, inputs=inputs, filters=filters)
-
-
-def convolve(inputs: Tensor, filters: Tensor, stride: int, precision: str) -> Tensor:
+def convolve(inputs: Tensor, filters: Tensor, stride: int, precision: str = "ieee") -> Tensor:
     """See batched/convolution.py."""
     del precision  # of Triton's kernels
+    tasks, n, height, width, _ = inputs.shape
+    out = torch.empty((tasks, n, -(-height // stride), -(-width // stride), filters.shape[1]))
     if _shared(filters):
-        out, _ = convolved(inputs.flatten(0, 1)[None], filters[:1], stride, keep=False)
-        return out.view(*inputs.shape[:2], *out.shape[2:])
-    return convolved(inputs, filters, stride, keep=False)[0]
+        _convolve(array(inputs.flatten(0, 1)[None]), array(filters[:1]), stride, array(out.view(1, -1, *out.shape[2:])))
+    else:
+        _convolve(array(inputs), array(filters), stride, array(out))
+    return out
 
 
-def input_gradient(grad: Tensor, filters: Tensor, height: int, width: int, stride: int, precision: str) -> Tensor:
-    """See batched/convolution.py."""
-    if _shared(filters):
-        found = input_gradient(grad.flatten(0, 1)[None], filters[:1], height, width, stride, precision)
-        return found.view(*grad.shape[:2], *found.shape[2:])
-    if _winograds(grad, filters.shape[2] // 9, stride):
-        return winograd.input_gradient(grad, filters)
-    return patches.input_gradient(grad, filters, stride, height, width)
+def gradients(inputs: Tensor, filters: Tensor, grad: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Those of the inputs and of the filters."""
+    of_inputs, of_filters = torch.empty(inputs.shape), torch.empty(filters.shape)
+    _gradients(
+        array(inputs), array(filters), array(grad), stride, array(of_inputs), array(of_filters), IMAGES | FILTERS
+    )
+    return of_inputs, of_filters
 
 
-def weight_gradient(inputs: Tensor, grad: Tensor, stride: int, precision: str) -> Tensor:
+def input_gradient(
+    grad: Tensor, filters: Tensor, height: int, width: int, stride: int, precision: str = "ieee"
+) -> Tensor:
     """See batched/convolution.py."""
     del precision
-    if _winograds(inputs, grad.shape[-1], stride):
-        return winograd.weight_gradient(inputs, grad)
-    return patches.weight_gradient(inputs, grad, stride)
+    found = torch.empty((*grad.shape[:2], height, width, filters.shape[2] // 9))
+    if _shared(filters):
+        grad, filters = grad.flatten(0, 1)[None], filters[:1]
+    images, of_filters = array(found.view(len(grad), -1, *found.shape[2:])), array(filters)
+    # Of images, the gradient needs the size alone, and of_filters is not written.
+    _gradients(images, of_filters, array(grad), stride, images, of_filters, IMAGES)
+    return found
 
 
-def _winograds(images: Tensor, channels: int, stride: int) -> bool:
-    positions = images.shape[1] * images.shape[2] * images.shape[3]
-    whole = images.shape[-1] % winograd.LANES == channels % winograd.LANES == 0
-    return stride == 1 and whole and positions >= _FEW
+def weight_gradient(inputs: Tensor, grad: Tensor, stride: int, precision: str = "ieee") -> Tensor:
+    """See batched/convolution.py."""
+    del precision
+    found = torch.empty((len(inputs), grad.shape[-1], 9 * inputs.shape[-1]))
+    images, filters = array(inputs), array(found)
+    _gradients(images, filters, array(grad), stride, images, filters, FILTERS)
+    return found
+
+
+@compiled
+def _convolve(images: Array5, filters: Array3, stride: int, out: Array5) -> None:
+    for task in range(len(images)):
+        convolve_task(images[task], filters[task], stride, out[task])
+
+
+@compiled
+def _gradients(
+    images: Array5, filters: Array3, grad: Array5, stride: int, of_images: Array5, of_filters: Array3, wanted: int
+) -> None:
+    for task in range(len(images)):
+        each, into = (images[task], filters[task], grad[task]), (of_images[task], of_filters[task])
+        task_gradients(*each, stride, *into, wanted)
+
+
+@inlined
+def convolve_task(images: Array4, filters: Array2, stride: int, out: Array4) -> None:
+    """(n, height, width, inside) by (outside, 9 inside) -> (n, height / stride, width / stride, outside)."""
+    if winograd.suits(images.shape[3], filters.shape[0], stride):
+        winograd.convolve(images, filters, out)
+    else:
+        patches.convolve(images, filters, stride, out)
+
+
+@inlined
+def task_gradients(
+    images: Array4, filters: Array2, grad: Array4, stride: int, of_images: Array4, of_filters: Array2, wanted: int
+) -> None:
+    """Those of the images, if `wanted` has IMAGES, and of the filters, if it has FILTERS; else nothing is written."""
+    if winograd.suits(images.shape[3], filters.shape[0], stride):
+        winograd.gradients(images, filters, grad, of_images, of_filters, wanted)
+    else:
+        patches.gradients(images, filters, grad, stride, of_images, of_filters, wanted)
 
 
 def _shared(filters: Tensor) -> bool:

@@ -6,8 +6,10 @@ annotations: `Array5` is a contiguous array of five axes. Compiled at the first 
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numba
@@ -15,21 +17,40 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Array", "Array2", "Array3", "Array4", "Array5", "Array6", "array", "compile_all", "compiled"]
+__all__ = [
+    "Array",
+    "Array1",
+    "Array2",
+    "Array3",
+    "Array4",
+    "Array5",
+    "Indices",
+    "Table",
+    "array",
+    "compile_all",
+    "compiled",
+    "inlined",
+]
 
 Array: TypeAlias = NDArray[np.float32]
+Array1: TypeAlias = Array
 Array2: TypeAlias = Array
 Array3: TypeAlias = Array
 Array4: TypeAlias = Array
 Array5: TypeAlias = Array
-Array6: TypeAlias = Array
+Indices: TypeAlias = NDArray[np.int64]  # of one axis
+Table: TypeAlias = NDArray[np.int64]  # of two
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
-_TYPES: dict[str, Any] = {f"Array{axes}": numba.types.Array(numba.float32, axes, "C") for axes in range(2, 7)}
+_TYPES: dict[str, Any] = {f"Array{axes}": numba.types.Array(numba.float32, axes, "C") for axes in range(1, 6)}
+_TYPES |= {"Indices": numba.types.Array(numba.int64, 1, "C"), "Table": numba.types.Array(numba.int64, 2, "C")}
 _TYPES |= {"int": numba.int64, "bool": numba.boolean, "np.float32": numba.float32}
 # Sums may run in lanes and products join them. NaN and infinity stay what they are: divergence is told by them.
 _ARITHMETIC = {"reassoc", "contract", "nsz", "arcp"}
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": _ARITHMETIC, "error_model": "numpy"}
+
+# Numba tells by a kernel's own file whether what it keeps is up to date; kernels are made of parts from other files too.
+_SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 
 _kernels: list[tuple[Any, tuple[Any, ...]]] = []  # Numba's dispatchers, and what they take
 
@@ -40,9 +61,18 @@ def compiled(function: Kernel) -> Kernel:
         dispatcher = numba.njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # no folder may be written: every process compiles for itself
         dispatcher = numba.njit(**_OPTIONS)(function)
+    kept = getattr(dispatcher._cache, "_cache_file", None)  # noqa: SLF001 - Numba has no other way to say so
+    if kept is not None:
+        kept._source_stamp = (*kept._source_stamp, _SOURCES)  # noqa: SLF001
     parameters = inspect.signature(function).parameters.values()
     _kernels.append((dispatcher, tuple(_TYPES[parameter.annotation] for parameter in parameters)))
     made: Kernel = dispatcher
+    return made
+
+
+def inlined(function: Kernel) -> Kernel:
+    """Make a part of kernels of a function; it is compiled with each kernel that calls it."""
+    made: Kernel = numba.njit(**_OPTIONS)(function)
     return made
 
 
@@ -55,5 +85,7 @@ def compile_all() -> int:
 
 def array(tensor: Tensor) -> Array:
     """The tensor's own memory; a copy only where it is not contiguous."""
-    values: Array = tensor.detach().contiguous().numpy()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    values: Array = (tensor if tensor.is_contiguous() else tensor.contiguous()).numpy()
     return values

@@ -8,73 +8,45 @@ Inner loops go over channels and write to one array each: that is what compilers
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kshot_models.batched.native.jit import Array2, Array3, Array5, array, compiled
-from kshot_models.batched.native.scaling import scale
+from kshot_models.batched.native.jit import Array2, Array3, Array5, array, compiled, inlined
+from kshot_models.batched.native.scaling import scaled
 
 if TYPE_CHECKING:
     from kshot_models.batched.normalization import Features, Pooling
 
 __all__ = [
-    "gradient_by_sums",
+    "add_through_moments",
+    "constants",
+    "find_moments",
     "gradient_sums",
+    "gradient_values",
     "normalize",
     "normalize_gradient",
     "normalize_second_gradient",
 ]
 
-
 def normalize(features: Features, shape: Pooling) -> tuple[Tensor, Tensor, Tensor]:
     """out, mean and variance."""
-    raw, gain, bias, share = (array(each) for each in features)
-    moments = torch.empty((4, *gain.shape), dtype=features.raw.dtype)
-    mean, variance, factor, shift = moments.unbind()
-    _moments(raw, gain, bias, share, np.float32(shape.epsilon), moments.numpy())
-    return scale(features.raw, factor, shift, pool=shape.pool), mean, variance
+    tasks, n, height, width, channels = features.raw.shape
+    out = torch.empty((tasks, n, height // 2, width // 2, channels) if shape.pool else features.raw.shape)
+    moments = torch.empty((4, tasks, channels))
+    _normalize(*map(array, features), np.float32(shape.epsilon), shape.pool, array(out), array(moments))
+    return out, moments[0], moments[1]
 
 
 def normalize_gradient(
     features: Features, moments: tuple[Tensor, Tensor], grad: Tensor, shape: Pooling
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of raw, gain and bias."""
-    by = _known(features, moments, shape)
-    sums = _sums(features, by, grad, shape)
-    return _by_sums(features, by, grad, sums, shape), *sums
-
-
-def gradient_sums(
-    features: Features, moments: tuple[Tensor, Tensor], grad: Tensor, shape: Pooling
-) -> tuple[Tensor, Tensor]:
-    """The gradients of gain and bias, which are sums over all examples."""
-    return _sums(features, _known(features, moments, shape), grad, shape)
-
-
-def _sums(features: Features, by: Array3, grad: Tensor, shape: Pooling) -> tuple[Tensor, Tensor]:
-    size = features.gain.shape
-    of_gain, of_bias = torch.empty(size, dtype=grad.dtype), torch.empty(size, dtype=grad.dtype)
-    compute = _pooled_sums if shape.pool else _plain_sums
-    compute(array(features.raw), by, array(grad), of_gain.numpy(), of_bias.numpy())
-    return of_gain, of_bias
-
-
-def gradient_by_sums(
-    features: Features, moments: tuple[Tensor, Tensor], grad: Tensor, sums: tuple[Tensor, Tensor], shape: Pooling
-) -> Tensor:
-    """The gradient of raw, where those sums are known; of some of the examples, if the tensors are theirs."""
-    return _by_sums(features, _known(features, moments, shape), grad, sums, shape)
-
-
-def _by_sums(features: Features, by: Array3, grad: Tensor, sums: tuple[Tensor, Tensor], shape: Pooling) -> Tensor:
-    of_raw = torch.empty(features.raw.shape, dtype=grad.dtype)
-    of_gain, of_bias = (array(each) for each in sums)
-    compute = _pooled_gradient if shape.pool else _plain_gradient
-    compute(array(features.raw), by, array(features.share), array(grad), of_gain, of_bias, of_raw.numpy())
-    return of_raw
+    of_raw, sums = torch.empty(features.raw.shape), torch.empty((2, *features.gain.shape))
+    _gradient(*_taken(features, moments, shape), array(grad), array(of_raw), array(sums))
+    return of_raw, sums[0], sums[1]
 
 
 def normalize_second_gradient(
@@ -86,29 +58,79 @@ def normalize_second_gradient(
     shape: Pooling,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of raw, gain and `grad`."""
-    raw, gain, _, share = (array(each) for each in features)
-    change, change_gain, change_bias = (array(each) for each in changes)
-    of_raw, of_grad = torch.empty(raw.shape, dtype=grad.dtype), torch.empty(grad.shape, dtype=grad.dtype)
-    of_gain = torch.empty(gain.shape, dtype=grad.dtype)
-    by = _known(features, moments, shape)
-    below = array(grad)
-    totals = np.empty((3, *gain.shape), np.float32)
-    (_pooled_change_sums if shape.pool else _plain_change_sums)(raw, by, share, below, change, totals)
-    terms = np.empty((5, *gain.shape), np.float32)
-    _second_terms(by, array(sums[0]), array(sums[1]), change_gain, change_bias, totals, terms, of_gain.numpy())
-    compute = _pooled_second if shape.pool else _plain_second
-    compute(raw, by, share, below, change, terms, of_raw.numpy(), of_grad.numpy())
+    of_raw, of_gain, of_grad = torch.empty(features.raw.shape), torch.empty(features.gain.shape), torch.empty(grad.shape)
+    given = array(grad), *map(array, sums), *map(array, changes)
+    _second(*_taken(features, moments, shape), *given, array(of_raw), array(of_gain), array(of_grad))
     return of_raw, of_gain, of_grad
 
 
-def _known(features: Features, moments: tuple[Tensor, Tensor], shape: Pooling) -> Array3:
-    """What the kernels know of channels, B0 ... B3 (tasks, channels): y = B0 z + B1 and x = B3 (z - B2)."""
-    mean, variance = (array(each) for each in moments)
-    return _constants(array(features.gain), array(features.bias), mean, variance, np.float32(shape.epsilon))
+def _taken(features: Features, moments: tuple[Tensor, Tensor], shape: Pooling) -> tuple[Any, ...]:
+    return *map(array, features), *map(array, moments), np.float32(shape.epsilon), shape.pool
 
 
 @compiled
-def _constants(gain: Array2, bias: Array2, mean: Array2, variance: Array2, epsilon: np.float32) -> Array3:
+def _normalize(
+    raw: Array5, gain: Array2, bias: Array2, share: Array2, epsilon: np.float32, pool: bool, out: Array5, found: Array3
+) -> None:
+    find_moments(raw, gain, bias, share, epsilon, found)
+    scaled(raw, found[2], found[3], pool, out)
+
+
+@compiled
+def _gradient(
+    raw: Array5,
+    gain: Array2,
+    bias: Array2,
+    share: Array2,
+    mean: Array2,
+    variance: Array2,
+    epsilon: np.float32,
+    pool: bool,
+    grad: Array5,
+    of_raw: Array5,
+    sums: Array3,
+) -> None:
+    by = constants(gain, bias, mean, variance, epsilon)
+    gradient_sums(raw, by, grad, pool, sums)
+    gradient_values(raw, by, share, grad, pool, sums, of_raw)
+
+
+@compiled
+def _second(
+    raw: Array5,
+    gain: Array2,
+    bias: Array2,
+    share: Array2,
+    mean: Array2,
+    variance: Array2,
+    epsilon: np.float32,
+    pool: bool,
+    grad: Array5,
+    of_gain_before: Array2,
+    of_bias_before: Array2,
+    change: Array5,
+    change_gain: Array2,
+    change_bias: Array2,
+    of_raw: Array5,
+    of_gain: Array2,
+    of_grad: Array5,
+) -> None:
+    by = constants(gain, bias, mean, variance, epsilon)
+    totals, terms = np.empty((3, *gain.shape), np.float32), np.empty((5, *gain.shape), np.float32)
+    if pool:
+        _pooled_change_sums(raw, by, share, grad, change, totals)
+    else:
+        _plain_change_sums(raw, by, share, grad, change, totals)
+    _second_terms(by, of_gain_before, of_bias_before, change_gain, change_bias, totals, terms, of_gain)
+    if pool:
+        _pooled_second(raw, by, share, grad, change, terms, of_raw, of_grad)
+    else:
+        _plain_second(raw, by, share, grad, change, terms, of_raw, of_grad)
+
+
+@inlined
+def constants(gain: Array2, bias: Array2, mean: Array2, variance: Array2, epsilon: np.float32) -> Array3:
+    """What is known of channels, B0 ... B3 (tasks, channels): y = B0 z + B1 and x = B3 (z - B2)."""
     by = np.empty((4, *gain.shape), np.float32)
     for t in range(gain.shape[0]):
         for c in range(gain.shape[1]):
@@ -120,8 +142,8 @@ def _constants(gain: Array2, bias: Array2, mean: Array2, variance: Array2, epsil
     return by
 
 
-@compiled
-def _moments(raw: Array5, gain: Array2, bias: Array2, share: Array2, epsilon: np.float32, found: Array3) -> None:
+@inlined
+def find_moments(raw: Array5, gain: Array2, bias: Array2, share: Array2, epsilon: np.float32, found: Array3) -> None:
     """`found` is mean, variance, factor and shift."""
     tasks, n, height, width, channels = raw.shape
     first, second = np.empty(channels, np.float64), np.empty(channels, np.float64)
@@ -158,7 +180,41 @@ def _moments(raw: Array5, gain: Array2, bias: Array2, share: Array2, epsilon: np
             found[3, t, c] = bias[t, c] - mean * found[2, t, c]
 
 
-@compiled
+@inlined
+def gradient_sums(raw: Array5, by: Array3, grad: Array5, pool: bool, sums: Array3) -> None:
+    """The gradients of gain and bias, which are S2 and S1."""
+    if pool:
+        _pooled_sums(raw, by, grad, sums[0], sums[1])
+    else:
+        _plain_sums(raw, by, grad, sums[0], sums[1])
+
+
+@inlined
+def gradient_values(
+    raw: Array5, by: Array3, share: Array2, grad: Array5, pool: bool, sums: Array3, of_raw: Array5
+) -> None:
+    """The gradient of raw, by those sums."""
+    if pool:
+        _pooled_gradient(raw, by, share, grad, sums[0], sums[1], of_raw)
+    else:
+        _plain_gradient(raw, by, share, grad, sums[0], sums[1], of_raw)
+
+
+@inlined
+def add_through_moments(raw: Array5, share: Array2, mean: Array2, of_mean: Array2, of_variance: Array2, of_raw: Array5) -> None:
+    """Add what the gradient of raw owes to the moments: a (d mean + 2 (z - mean) d variance)."""
+    tasks, n, height, width, channels = raw.shape
+    for t in range(tasks):
+        for i in range(n):
+            a = np.float32(share[t, i] / (height * width))
+            for y in range(height):
+                for x in range(width):
+                    for c in range(channels):
+                        z = np.float32(2.0) * (raw[t, i, y, x, c] - mean[t, c])
+                        of_raw[t, i, y, x, c] += a * (of_mean[t, c] + z * of_variance[t, c])
+
+
+@inlined
 def _plain_sums(raw: Array5, by: Array3, grad: Array5, of_gain: Array2, of_bias: Array2) -> None:
     """S2 and S1."""
     tasks, n, height, width, channels = raw.shape
@@ -183,7 +239,7 @@ def _plain_sums(raw: Array5, by: Array3, grad: Array5, of_gain: Array2, of_bias:
             of_gain[t, c] = total[1, c] * by[3, t, c]
 
 
-@compiled
+@inlined
 def _pooled_sums(raw: Array5, by: Array3, grad: Array5, of_gain: Array2, of_bias: Array2) -> None:
     tasks, n, height, width, channels = raw.shape
     total = np.empty((2, channels), np.float64)
@@ -221,7 +277,7 @@ def _pooled_sums(raw: Array5, by: Array3, grad: Array5, of_gain: Array2, of_bias
             of_gain[t, c] = total[1, c] * by[3, t, c]
 
 
-@compiled
+@inlined
 def _plain_gradient(
     raw: Array5, by: Array3, share: Array2, grad: Array5, of_gain: Array2, of_bias: Array2, of_raw: Array5
 ) -> None:
@@ -241,7 +297,7 @@ def _plain_gradient(
                         of_raw[t, i, y, x, c] = by[0, t, c] * d - less[0, c] - less[1, c] * (z - by[2, t, c])
 
 
-@compiled
+@inlined
 def _pooled_gradient(
     raw: Array5, by: Array3, share: Array2, grad: Array5, of_gain: Array2, of_bias: Array2, of_raw: Array5
 ) -> None:
@@ -281,7 +337,7 @@ def _pooled_gradient(
                             of_raw[t, i, y, x, c] = -less[0, c] - less[1, c] * (raw[t, i, y, x, c] - by[2, t, c])
 
 
-@compiled
+@inlined
 def _plain_change_sums(raw: Array5, by: Array3, share: Array2, grad: Array5, change: Array5, totals: Array3) -> None:
     """U1, U2 and sum u dy."""
     tasks, n, height, width, channels = raw.shape
@@ -310,7 +366,7 @@ def _plain_change_sums(raw: Array5, by: Array3, share: Array2, grad: Array5, cha
             totals[2, t, c] = total[2, c]
 
 
-@compiled
+@inlined
 def _pooled_change_sums(raw: Array5, by: Array3, share: Array2, grad: Array5, change: Array5, totals: Array3) -> None:
     tasks, n, height, width, channels = raw.shape
     total = np.empty((3, channels), np.float64)
@@ -353,7 +409,7 @@ def _pooled_change_sums(raw: Array5, by: Array3, share: Array2, grad: Array5, ch
             totals[2, t, c] = total[2, c]
 
 
-@compiled
+@inlined
 def _second_terms(
     by: Array3, s2: Array2, s1: Array2, p: Array2, q: Array2, totals: Array3, terms: Array3, of_gain: Array2
 ) -> None:
@@ -376,7 +432,7 @@ def _second_terms(
             terms[4, t, c] = q[t, c] - scale * u1
 
 
-@compiled
+@inlined
 def _plain_second(
     raw: Array5, by: Array3, share: Array2, grad: Array5, change: Array5, terms: Array3, of_raw: Array5, of_grad: Array5
 ) -> None:
@@ -403,7 +459,7 @@ def _plain_second(
                         of_grad[t, i, y, x, c] = value if by[0, t, c] * z + by[1, t, c] > 0 else zero
 
 
-@compiled
+@inlined
 def _pooled_second(
     raw: Array5, by: Array3, share: Array2, grad: Array5, change: Array5, terms: Array3, of_raw: Array5, of_grad: Array5
 ) -> None:

@@ -1,151 +1,106 @@
-"""Convolutions as one product with each position's 3x3 surroundings: for few channels, strides and small images."""
+"""3x3 convolutions of any stride and any channels, as products with the surroundings of each position.
+
+    patches (positions, 9 inside) @ filters' (9 inside, outside)
+"""
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
 import numpy as np
-import torch
-from torch import Tensor
 
-from kshot_models.batched.native.jit import Array3, Array5, array, compiled
-from kshot_models.batched.native.scratch import scratch
+from kshot_models.batched.native.jit import Array2, Array4, inlined
+from kshot_models.batched.native.products import multiply, turned
+from kshot_models.batched.native.vectors import WIDTH, copy_vector
 
-__all__ = ["Convolved", "again", "convolved", "gradients", "input_gradient", "weight_gradient"]
+__all__ = ["convolve", "gradients"]
 
-
-_NARROW = 4  # channels up to which surroundings are laid out in columns: rows of a few numbers are no vectors
-
-
-class Convolved(NamedTuple):
-    """A convolution that has been computed, and what its gradients need of it."""
-
-    inputs: Tensor  # (tasks, n, height, width, inside)
-    filters: Tensor  # (tasks, outside, 9 inside)
-    stride: int
-    patches: Tensor | None  # (tasks, positions, 9 inside), or of few channels (tasks, 9 inside, positions); if kept
+_BYTES = 4
+_AT_ONCE = 1 << 18  # numbers of patches: as many as have a place in the cache
 
 
-def convolved(inputs: Tensor, filters: Tensor, stride: int, *, keep: bool) -> tuple[Tensor, Convolved]:
-    """(tasks, n, height, width, inside) by (tasks, outside, 9 inside) -> (tasks, n, height', width', outside)."""
-    patches = _patches(inputs, stride, keep=keep)
-    out = _multiplied(patches, inputs, filters, stride)
-    return out, Convolved(inputs, filters, stride, patches if keep else None)
+@inlined
+def convolve(images: Array4, filters: Array2, stride: int, out: Array4) -> None:
+    """(n, height, width, inside) by (outside, 9 inside) -> (n, height / stride, width / stride, outside)."""
+    outside, wide = filters.shape
+    part, positions = _parts(out, wide)
+    patches, by_place = _patches(part * positions, wide), np.empty((wide, outside), np.float32)
+    turned(filters, by_place)
+    for first in range(0, len(images), part):
+        some = images[first : first + part]
+        _scatter(some, stride, out, patches)
+        left, right, into = patches.ctypes.data, by_place.ctypes.data, out[first:].ctypes.data
+        multiply(left, wide, 1, right, outside, into, outside, len(some) * positions, wide, outside, False)
 
 
-def again(done: Convolved, filters: Tensor) -> Tensor:
-    """The same inputs by other filters."""
-    return _multiplied(_patches_of(done), done.inputs, filters, done.stride)
+@inlined
+def gradients(
+    images: Array4, filters: Array2, grad: Array4, stride: int, of_images: Array4, of_filters: Array2, wanted: int
+) -> None:
+    """Those of the images, if `wanted` is odd, and of the filters, if it is 2 or 3."""
+    outside, wide = filters.shape
+    part, positions = _parts(grad, wide)
+    patches, by_place = _patches(part * positions, wide), np.empty((wide, outside), np.float32)
+    if wanted & 1:
+        of_images[:] = np.float32(0.0)
+    for first in range(0, len(images), part):
+        some = images[first : first + part]
+        rows = len(some) * positions
+        sent = grad[first:].ctypes.data
+        if wanted & 1:
+            into = patches.ctypes.data
+            multiply(sent, outside, 1, filters.ctypes.data, wide, into, wide, rows, outside, wide, False)
+            _gather(patches, stride, grad, of_images[first : first + part])
+        if wanted & 2:
+            _scatter(some, stride, grad, patches)
+            left, into = patches.ctypes.data, by_place.ctypes.data
+            multiply(left, 1, wide, sent, outside, into, outside, wide, rows, outside, first > 0)
+    if wanted & 2:
+        turned(by_place, of_filters)
 
 
-def gradients(done: Convolved, grad: Tensor, *, inputs: bool, filters: bool) -> tuple[Tensor | None, Tensor | None]:
-    """Those of the inputs and the filters, each if it is asked for."""
-    height, width, inside = done.inputs.shape[2:]
-    return (
-        input_gradient(grad, done.filters, done.stride, height, width) if inputs else None,
-        _filters_gradient(_patches_of(done), grad, inside) if filters else None,
-    )
+@inlined
+def _patches(rows: int, wide: int) -> Array2:
+    """Memory for them, with room for a vector behind it."""
+    return np.empty(rows * wide + WIDTH, np.float32)[: rows * wide].reshape(rows, wide)
 
 
-def input_gradient(grad: Tensor, filters: Tensor, stride: int, height: int, width: int) -> Tensor:
-    """(tasks, n, height', width', outside) by (tasks, outside, 9 inside) -> (tasks, n, height, width, inside)."""
-    tasks, n = grad.shape[:2]
-    sent = grad.reshape(tasks, -1, grad.shape[-1])
-    patches = scratch("sent patches", tasks, sent.shape[1], filters.shape[2])
-    torch.bmm(sent, filters, out=patches)
-    found = torch.zeros((tasks, n, height, width, filters.shape[2] // 9), dtype=grad.dtype)
-    _gather(patches.numpy(), stride, found.numpy())
-    return found
+@inlined
+def _parts(out: Array4, wide: int) -> tuple[int, int]:
+    """How many images are computed at once, and the positions of one."""
+    n, height, width, _ = out.shape
+    return min(n, max(1, _AT_ONCE // (height * width * wide))), height * width
 
 
-def weight_gradient(inputs: Tensor, grad: Tensor, stride: int) -> Tensor:
-    """(tasks, n, height, width, inside) by (tasks, n, height', width', outside) -> (tasks, outside, 9 inside)."""
-    return _filters_gradient(_patches(inputs, stride, keep=False), grad, inputs.shape[-1])
+@inlined
+def _scatter(images: Array4, stride: int, out: Array4, patches: Array2) -> None:
+    """Write each position's surroundings, 0 outside of the image; positions are those of `out`."""
+    n, height, width, channels = images.shape
+    down, across, run, wide = out.shape[1], out.shape[2], 3 * channels, (width + 2) * channels
+    rows = np.zeros((height + 2) * wide + WIDTH, np.float32)  # an image with a border
+    into = patches.ctypes.data
+    for i in range(n):
+        for y in range(height):
+            rows[(y + 1) * wide + channels :][: width * channels] = images[i, y].reshape(-1)
+        for y in range(down):
+            for x in range(across):
+                source = rows.ctypes.data + _BYTES * (y * stride * wide + x * stride * channels)
+                for _ in range(3):
+                    for c in range(0, run, WIDTH):  # what is written beyond the run is written over by the next
+                        copy_vector(source + _BYTES * c, into + _BYTES * c)
+                    source += _BYTES * wide
+                    into += _BYTES * run
 
 
-def _filters_gradient(patches: Tensor, grad: Tensor, inside: int) -> Tensor:
-    sent = grad.reshape(len(grad), -1, grad.shape[-1])
-    if inside <= _NARROW:  # in this order; products of other shapes are several times slower
-        return torch.bmm(patches, sent).transpose(1, 2).contiguous()
-    return torch.bmm(sent.transpose(1, 2), patches)
-
-
-def _multiplied(patches: Tensor, inputs: Tensor, filters: Tensor, stride: int) -> Tensor:
-    tasks, n, height, width, inside = inputs.shape
-    rows = patches.transpose(1, 2) if inside <= _NARROW else patches
-    out = torch.bmm(rows, filters.transpose(1, 2))
-    return out.view(tasks, n, -(-height // stride), -(-width // stride), filters.shape[1])
-
-
-def _patches_of(done: Convolved) -> Tensor:
-    return _patches(done.inputs, done.stride, keep=False) if done.patches is None else done.patches
-
-
-def _patches(inputs: Tensor, stride: int, *, keep: bool) -> Tensor:
-    """Scratch, unless they are kept."""
-    tasks, n, height, width, inside = inputs.shape
-    positions = n, -(-height // stride), -(-width // stride)
-    narrow = inside <= _NARROW
-    size = (tasks, 9 * inside, *positions) if narrow else (tasks, math.prod(positions), 9 * inside)
-    patches = torch.empty(size) if keep else scratch("patches", *size)
-    (_scatter_columns if narrow else _scatter)(array(inputs), stride, patches.numpy())
-    return patches.flatten(2)
-
-
-@compiled
-def _scatter_columns(images: Array5, stride: int, columns: Array5) -> None:
-    tasks, places, n, down, across = columns.shape
-    height, width, channels = images.shape[2:]
-    for t in range(tasks):
-        for k in range(places):
-            place, c = k // channels, k % channels
-            left = place % 3 - 1
-            first = 1 if left < 0 else 0
-            end = min(across, (width - left + stride - 1) // stride)  # where surroundings leave the image
-            for i in range(n):
-                for y in range(down):
-                    yy = y * stride + place // 3 - 1
-                    columns[t, k, i, y, :] = np.float32(0.0)
-                    if 0 <= yy < height:
-                        for x in range(first, end):
-                            columns[t, k, i, y, x] = images[t, i, yy, np.uint64(x * stride + left), c]
-
-
-@compiled
-def _scatter(images: Array5, stride: int, patches: Array3) -> None:
-    """Write each position's surroundings, 0 outside of the image."""
-    tasks, n, height, width, channels = images.shape
-    down, across = (height + stride - 1) // stride, (width + stride - 1) // stride
-    for t in range(tasks):
-        for i in range(n):
-            for y in range(down):
-                for x in range(across):
-                    row = (i * down + y) * across + x
-                    for place in range(9):
-                        yy, xx = y * stride + place // 3 - 1, x * stride + place % 3 - 1
-                        at = place * channels
-                        if 0 <= yy < height and 0 <= xx < width:
-                            for c in range(channels):
-                                patches[t, row, at + c] = images[t, i, yy, xx, c]
-                        else:
-                            for c in range(channels):
-                                patches[t, row, at + c] = np.float32(0.0)
-
-
-@compiled
-def _gather(patches: Array3, stride: int, images: Array5) -> None:
-    """Add each position's surroundings to the image: the transpose of `_scatter`."""
-    tasks, n, height, width, channels = images.shape
-    down, across = (height + stride - 1) // stride, (width + stride - 1) // stride
-    for t in range(tasks):
-        for i in range(n):
-            for y in range(down):
-                for x in range(across):
-                    row = (i * down + y) * across + x
-                    for place in range(9):
-                        yy, xx = y * stride + place // 3 - 1, x * stride + place % 3 - 1
-                        if 0 <= yy < height and 0 <= xx < width:
-                            at = place * channels
-                            for c in range(channels):
-                                images[t, i, yy, xx, c] += patches[t, row, at + c]
+@inlined
+def _gather(patches: Array2, stride: int, out: Array4, images: Array4) -> None:
+    """Add each position's surroundings to the images: the transpose of `_scatter`."""
+    n, height, width, channels = images.shape
+    down, across = out.shape[1], out.shape[2]
+    for i in range(n):
+        for y in range(down):
+            for x in range(across):
+                row = patches[(i * down + y) * across + x]
+                for place in range(9):
+                    yy, xx = y * stride + place // 3 - 1, x * stride + place % 3 - 1
+                    if 0 <= yy < height and 0 <= xx < width:
+                        for c in range(channels):
+                            images[i, np.uint64(yy), np.uint64(xx), c] += row[place * channels + c]

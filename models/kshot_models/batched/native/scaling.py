@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kshot_models.batched.native.jit import Array2, Array5, array, compiled
+from kshot_models.batched.native.jit import Array2, Array5, array, compiled, inlined
 
-__all__ = ["scale", "scale_gradient"]
+__all__ = ["scale", "scale_gradient", "scaled"]
 
 
 def scale(raw: Tensor, factor: Tensor, shift: Tensor, *, pool: bool) -> Tensor:
     """relu(maxpool(factor raw + shift))."""
     tasks, n, height, width, channels = raw.shape
     out = torch.empty((tasks, n, height // 2, width // 2, channels) if pool else raw.shape, dtype=raw.dtype)
-    (_pooled_scale if pool else _plain_scale)(array(raw), array(factor), array(shift), out.numpy())
+    _scale(array(raw), array(factor), array(shift), pool, array(out))
     return out
 
 
@@ -25,13 +25,43 @@ def scale_gradient(
     """The gradients of raw, factor and shift."""
     of_raw = torch.empty(raw.shape, dtype=raw.dtype)
     of_factor, of_shift = torch.empty(factor.shape, dtype=raw.dtype), torch.empty(factor.shape, dtype=raw.dtype)
-    compute = _pooled_gradient if pool else _plain_gradient
-    results = of_raw.numpy(), of_factor.numpy(), of_shift.numpy()
-    compute(array(raw), array(factor), array(shift), array(grad), *results)
+    results = array(of_raw), array(of_factor), array(of_shift)
+    _gradient(array(raw), array(factor), array(shift), array(grad), pool, *results)
     return of_raw, of_factor, of_shift
 
 
 @compiled
+def _scale(raw: Array5, factor: Array2, shift: Array2, pool: bool, out: Array5) -> None:
+    scaled(raw, factor, shift, pool, out)
+
+
+@compiled
+def _gradient(
+    raw: Array5,
+    factor: Array2,
+    shift: Array2,
+    grad: Array5,
+    pool: bool,
+    of_raw: Array5,
+    of_factor: Array2,
+    of_shift: Array2,
+) -> None:
+    if pool:
+        _pooled_gradient(raw, factor, shift, grad, of_raw, of_factor, of_shift)
+    else:
+        _plain_gradient(raw, factor, shift, grad, of_raw, of_factor, of_shift)
+
+
+@inlined
+def scaled(raw: Array5, factor: Array2, shift: Array2, pool: bool, out: Array5) -> None:
+    """relu(maxpool(factor raw + shift))."""
+    if pool:
+        _pooled_scale(raw, factor, shift, out)
+    else:
+        _plain_scale(raw, factor, shift, out)
+
+
+@inlined
 def _plain_scale(raw: Array5, factor: Array2, shift: Array2, out: Array5) -> None:
     """relu(factor raw + shift); what is not a number stays so."""
     tasks, n, height, width, channels = raw.shape
@@ -44,7 +74,7 @@ def _plain_scale(raw: Array5, factor: Array2, shift: Array2, out: Array5) -> Non
                         out[t, i, y, x, c] = np.float32(0.0) if value < 0 else value
 
 
-@compiled
+@inlined
 def _pooled_scale(raw: Array5, factor: Array2, shift: Array2, out: Array5) -> None:
     """relu(maxpool(factor raw + shift)); what is not a number stays so."""
     tasks, n, height, width, channels = raw.shape
@@ -64,7 +94,7 @@ def _pooled_scale(raw: Array5, factor: Array2, shift: Array2, out: Array5) -> No
                         out[t, i, y, x, c] = np.float32(0.0) if most < 0 else most
 
 
-@compiled
+@inlined
 def _plain_gradient(
     raw: Array5, factor: Array2, shift: Array2, grad: Array5, of_raw: Array5, of_factor: Array2, of_shift: Array2
 ) -> None:
@@ -94,7 +124,7 @@ def _plain_gradient(
             of_factor[t, c] = total[1, c]
 
 
-@compiled
+@inlined
 def _pooled_gradient(
     raw: Array5, factor: Array2, shift: Array2, grad: Array5, of_raw: Array5, of_factor: Array2, of_shift: Array2
 ) -> None:

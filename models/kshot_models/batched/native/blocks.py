@@ -1,0 +1,364 @@
+"""All blocks of a network in one call, forward and back: between the kernels there is nothing of Python.
+
+    forward     z_l = w_l * x_{l-1}             x_l = out_l(z_l)                        for l = 1 ... L
+    back        s_l = out_l'(z_l) g_l           dw_l = W(x_{l-1}, s_l)                  for l = L ... 1
+                g_{l-1} = I(s_l, w_l)
+
+out_l is normalization, pooling and ReLU; W and I are the two gradients of a convolution. What a pass takes and gives is
+said by a table of sizes and addresses, a row for each block; the address 0 stands for nothing. Axes of features are one
+task, n, height, width, channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numba import carray
+from torch import Tensor
+
+from kshot_models.batched.native.convolution import FILTERS, IMAGES, convolve, convolve_task, task_gradients
+from kshot_models.batched.native.jit import Array, Array2, Array5, Table, compiled, inlined
+from kshot_models.batched.native.normalization import (
+    add_through_moments,
+    constants,
+    find_moments,
+    gradient_sums,
+    gradient_values,
+)
+from kshot_models.batched.native.scaling import scaled
+from kshot_models.batched.native.vectors import at
+
+__all__ = ["Extra", "Passed", "Run", "Sizes", "back", "forward"]
+
+_FEW_CHANNELS = 4
+_SOME_IMAGES = 5
+_BYTES = 4
+
+# The columns of a table: sizes, and addresses. `MORE_` is what comes to a block's tensors besides the gradient from
+# above.
+_COLUMNS = 18
+(
+    _HEIGHT, _WIDTH, _INSIDE, _OUTSIDE,
+    _FILTERS, _GAIN, _BIAS,
+    _RAW, _OUT, _FOUND,
+    _OF_FILTERS, _SUMS, _BELOW, _SENT,
+    _MORE_RAW, _MORE_MEAN, _MORE_VARIANCE, _MORE_OUT,
+) = range(_COLUMNS)  # fmt: skip
+
+
+class Sizes(NamedTuple):
+    """What decides how much memory a run takes."""
+
+    images: torch.Size  # n, height, width, channels
+    outside: tuple[int, ...]  # channels of each block
+    stride: int
+    pool: bool
+    keep: bool  # all that the way back needs; else not what costs little to make again
+
+
+class Run(NamedTuple):
+    """Blocks that have been computed, with all that the way back needs, or with what makes it again."""
+
+    sizes: Sizes
+    epsilon: float
+    images: Tensor  # (1, n, height, width, channels)
+    share: Tensor  # (1, n)
+    params: tuple[Tensor, ...]  # filters (outside, 3, 3, inside), gain and bias (outside,) of each block
+    values: Tensor
+    table: Table
+
+    def __len__(self) -> int:
+        return len(self.sizes.outside)
+
+    def below(self, block: int) -> Tensor:
+        """What the block takes."""
+        return self.out(block - 1) if block else self.images
+
+    def filters(self, block: int) -> Tensor:
+        """Its filters, (1, outside, 9 inside)."""
+        return self.params[3 * block].flatten(1)[None]
+
+    def raw(self, block: int) -> Tensor:
+        """Its convolution; made again if it was not kept."""
+        plan = _plan(self.sizes)
+        if plan.places[block, 0] < 0:
+            return convolve(self.below(block), self.filters(block), self.sizes.stride)
+        return _part(self.values, int(plan.places[block, 0]), plan.raw[block])
+
+    def out(self, block: int) -> Tensor:
+        """What it gives."""
+        plan = _plan(self.sizes)
+        return _part(self.values, int(plan.places[block, 1]), plan.out[block])
+
+    def moments(self) -> list[Tensor]:
+        """Mean and variance (outside,) of each block, one after the other."""
+        found = [part for outside in self.sizes.outside for part in (outside, outside, 2 * outside)]
+        parts = torch.split_with_sizes(self.values[: sum(found)], found)
+        return [each for mean, variance in zip(parts[::3], parts[1::3], strict=True) for each in (mean, variance)]
+
+
+class Extra(NamedTuple):
+    """What comes to a block's tensors besides the gradient from above; raw and out are written over."""
+
+    raw: Tensor | None = None
+    mean: Tensor | None = None
+    variance: Tensor | None = None
+    out: Tensor | None = None
+
+
+class Passed(NamedTuple):
+    """What went back through the blocks."""
+
+    above: list[Tensor | None]  # g_l, if they are kept
+    sent: list[Tensor] | None  # s_l; None if they are made again
+    images: Tensor | None
+    found: list[Tensor | None]  # gradients of filters (all in a row), gain, bias, filters, ...; None of what has none
+
+
+def forward(
+    images: Tensor, share: Tensor, params: Sequence[Tensor], sizes: Sizes, epsilon: float, *, scale_only: bool = False
+) -> Run:
+    """Compute the blocks.
+
+    Args:
+        images: (1, n, height, width, channels).
+        share: (1, n), of each example in the moments.
+        params: filters (outside, 3, 3, inside), gain and bias (outside,) of each block, one after the other.
+        sizes: of these, and whether all is kept. What is made again else is the convolution of a first block of few
+            channels, which has the largest outputs, and what is sent back.
+        epsilon: added to variances.
+        scale_only: gain and bias are factors and shifts, and there are no moments.
+    """
+    plan = _plan(sizes)
+    images, share, params = images.contiguous(), share.contiguous(), tuple(each.contiguous() for each in params)
+    values, table = torch.empty(plan.size), plan.table.copy()
+    table[:, _FILTERS : _BIAS + 1] = np.array(_addresses(params)).reshape(-1, 3)
+    table[:, _RAW : _FOUND + 1] = np.where(plan.places < 0, 0, values.data_ptr() + _BYTES * plan.places)
+    _forward(table, *_addresses([images, share]), len(images[0]), sizes.stride, sizes.pool, np.float32(epsilon), scale_only)
+    return Run(sizes, epsilon, images, share, params, values, table)
+
+
+def back(
+    run: Run, grad: Tensor | None, extras: Sequence[Extra] = (), *, images: bool = False, kept: bool = False
+) -> Passed:
+    """Go back through the blocks.
+
+    Args:
+        run: the blocks.
+        grad: the gradient of the last block's output.
+        extras: what else comes to each block, if anything does.
+        images: whether the images' gradient is wanted.
+        kept: whether what passes between blocks is kept.
+    """
+    plan, sizes, table = _plan(run.sizes), run.sizes, run.table.copy()
+    gradients = torch.empty(plan.gradients_size)
+    table[:, _OF_FILTERS : _SUMS + 1] = gradients.data_ptr() + _BYTES * plan.gradient_places
+    of_images = torch.empty(run.images.shape) if images else None
+    table[0, _BELOW : _BELOW + 1] = _addresses([of_images])
+    above = [torch.empty(shape) for shape in plan.out[:-1]] if kept else []
+    sent = [torch.empty(shape) for shape in plan.raw] if kept and sizes.keep else None
+    if kept:
+        table[1:, _BELOW] = _addresses(above)
+    if sent is not None:
+        table[:, _SENT] = _addresses(sent)
+    grad = None if grad is None else grad.contiguous()
+    extras = [Extra(*(each if each is None else each.contiguous() for each in extra)) for extra in extras]
+    if extras:
+        table[:, _MORE_RAW:] = [_addresses(extra) for extra in extras]
+    addresses = _addresses([run.images, run.share, grad])
+    _back(table, *addresses, len(run.images[0]), sizes.stride, sizes.pool, np.float32(run.epsilon))
+    found: list[Tensor | None] = list(torch.split_with_sizes(gradients, plan.gradients))
+    there = grad is not None
+    for number in reversed(range(len(extras))):  # what nothing came to has no gradient
+        there = there or extras[number].out is not None
+        if not there:
+            found[3 * number + 1 : 3 * number + 3] = None, None
+        there = there or any(each is not None for each in extras[number])
+        if not there:
+            found[3 * number] = None
+    return Passed([*above, grad], sent, of_images if there else None, found)
+
+
+class _Plan(NamedTuple):
+    """Where everything lies in the memory of a run, in numbers from its start."""
+
+    table: Table  # with sizes, and no addresses
+    raw: list[tuple[int, ...]]  # the shape of each block's convolution
+    out: list[tuple[int, ...]]
+    places: Table  # (blocks, 3): of raw, or -1, of out, and of what is found: mean, variance, factor and shift
+    size: int
+    gradients: list[int]  # how many numbers filters, gain and bias of each block have
+    gradients_size: int
+    gradient_places: Table  # (blocks, 2): of filters, and of gain and bias
+
+
+@lru_cache(maxsize=256)
+def _plan(sizes: Sizes) -> _Plan:
+    n, height, width, inside = sizes.images
+    table = np.zeros((len(sizes.outside), _COLUMNS), np.int64)
+    places, gradient_places = np.zeros((len(table), 3), np.int64), np.zeros((len(table), 2), np.int64)
+    raws, outs, gradients = [], [], list[int]()
+    size, found = sum(4 * outside for outside in sizes.outside), 0
+    for number, outside in enumerate(sizes.outside):
+        raw = (1, n, -(-height // sizes.stride), -(-width // sizes.stride), outside)
+        out = (1, n, raw[2] // 2, raw[3] // 2, outside) if sizes.pool else raw
+        held = prod(raw) if sizes.keep or number > 0 or inside > _FEW_CHANNELS else 0
+        table[number, : _OUTSIDE + 1] = height, width, inside, outside
+        places[number] = size if held else -1, size + held, found
+        gradient_places[number] = sum(gradients), sum(gradients) + 9 * inside * outside
+        gradients += [9 * inside * outside, outside, outside]
+        raws.append(raw)
+        outs.append(out)
+        size, found = size + held + prod(out), found + 4 * outside
+        height, width, inside = out[2:]
+    return _Plan(table, raws, outs, places, size, gradients, sum(gradients), gradient_places)
+
+
+def _part(values: Tensor, start: int, shape: tuple[int, ...]) -> Tensor:
+    return values[start : start + prod(shape)].view(shape)
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+@compiled
+def _forward(
+    table: Table, images: int, share: int, n: int, stride: int, pool: bool, epsilon: np.float32, scale_only: bool
+) -> None:
+    shares = carray(at(share), (1, n))
+    for number in range(len(table)):
+        row = table[number]
+        raw = _raw(row, n, stride)
+        _convolve(_below(table, number, images, n), row, stride, raw)
+        gain, bias = _channels(row[_GAIN], row), _channels(row[_BIAS], row)
+        if not scale_only:
+            found = carray(at(row[_FOUND]), (4, 1, row[_OUTSIDE]))
+            find_moments(raw, gain, bias, shares, epsilon, found)
+            gain, bias = found[2], found[3]
+        scaled(raw, gain, bias, pool, _out(row[_OUT], row, n, stride, pool))
+
+
+@compiled
+def _back(
+    table: Table, images: int, share: int, above: int, n: int, stride: int, pool: bool, epsilon: np.float32
+) -> None:
+    shares = carray(at(share), (1, n))
+    there = above != 0
+    grad = _out(above, table[len(table) - 1], n, stride, pool)
+    for number in range(len(table) - 1, -1, -1):
+        row = table[number]
+        if row[_MORE_OUT] != 0:
+            more = _out(row[_MORE_OUT], row, n, stride, pool)
+            if there:
+                _add(grad, more)
+            grad, there = more, True
+        others = row[_MORE_RAW] != 0 or row[_MORE_MEAN] != 0 or row[_MORE_VARIANCE] != 0
+        if not there and not others:
+            continue
+        outside, wide = row[_OUTSIDE], 9 * row[_INSIDE]
+        below, raw = _below(table, number, images, n), _raw(row, n, stride)
+        if row[_RAW] == 0:
+            _convolve(below, row, stride, raw)
+        found, sums = carray(at(row[_FOUND]), (4, 1, outside)), carray(at(row[_SUMS]), (2, 1, outside))
+        by = constants(_channels(row[_GAIN], row), _channels(row[_BIAS], row), found[0], found[1], epsilon)
+        filters, of_filters = carray(at(row[_FILTERS]), (outside, wide)), carray(at(row[_OF_FILTERS]), (outside, wide))
+        if there:
+            gradient_sums(raw, by, grad, pool, sums)
+        if number == 0 and row[_RAW] == 0 and row[_BELOW] == 0 and row[_SENT] == 0 and not others:
+            _first_filters(below, raw, by, shares, grad, pool, stride, sums, of_filters)
+            break
+        sent = np.empty(raw.shape, np.float32) if row[_SENT] == 0 else carray(at(row[_SENT]), raw.shape)
+        if there:
+            gradient_values(raw, by, shares, grad, pool, sums, sent)
+        else:
+            sent[:] = np.float32(0.0)
+        if row[_MORE_RAW] != 0:
+            more = carray(at(row[_MORE_RAW]), raw.shape)
+            _add(sent, more)
+            sent = more
+        if row[_MORE_MEAN] != 0 or row[_MORE_VARIANCE] != 0:
+            mean, variance = _channels(row[_MORE_MEAN], row), _channels(row[_MORE_VARIANCE], row)
+            add_through_moments(raw, shares, found[0], mean, variance, sent)
+        wanted = FILTERS | IMAGES if number > 0 or row[_BELOW] != 0 else FILTERS
+        passed = np.empty(below.shape if wanted & IMAGES else (1, 0, 0, 0, 0), np.float32)
+        if row[_BELOW] != 0:
+            passed = carray(at(row[_BELOW]), below.shape)
+        task_gradients(below[0], filters, sent[0], stride, passed[0], of_filters, wanted)
+        grad, there = passed, True
+
+
+@inlined
+def _first_filters(
+    images: Array5,
+    raw: Array5,
+    by: Array,
+    share: Array2,
+    grad: Array5,
+    pool: bool,
+    stride: int,
+    sums: Array,
+    of_filters: Array2,
+) -> None:
+    """The gradient of the filters of a first block: some images at a time, as what is sent back to it is large."""
+    part = np.empty(of_filters.shape, np.float32)
+    of_filters[:] = np.float32(0.0)
+    for first in range(0, raw.shape[1], _SOME_IMAGES):
+        some, end = _images(raw, first), first + _SOME_IMAGES
+        sent = np.empty(some.shape, np.float32)
+        gradient_values(some, by, share[:, first:end].copy(), _images(grad, first), pool, sums, sent)
+        below = _images(images, first)
+        task_gradients(below[0], part, sent[0], stride, below[0], part, FILTERS)
+        _add(part, of_filters)
+
+
+@inlined
+def _images(features: Array5, first: int) -> Array5:
+    some = features[0, first : first + _SOME_IMAGES]
+    return some.reshape((1, *some.shape))
+
+
+@inlined
+def _convolve(below: Array5, row: Array, stride: int, raw: Array5) -> None:
+    filters = carray(at(row[_FILTERS]), (row[_OUTSIDE], 9 * row[_INSIDE]))
+    convolve_task(below[0], filters, stride, raw[0])
+
+
+@inlined
+def _below(table: Table, number: int, images: int, n: int) -> Array5:
+    row = table[number]
+    address = images if number == 0 else table[number - 1, _OUT]
+    return carray(at(address), (1, n, row[_HEIGHT], row[_WIDTH], row[_INSIDE]))
+
+
+@inlined
+def _raw(row: Array, n: int, stride: int) -> Array5:
+    shape = 1, n, (row[_HEIGHT] + stride - 1) // stride, (row[_WIDTH] + stride - 1) // stride, row[_OUTSIDE]
+    return np.empty(shape, np.float32) if row[_RAW] == 0 else carray(at(row[_RAW]), shape)
+
+
+@inlined
+def _out(address: int, row: Array, n: int, stride: int, pool: bool) -> Array5:
+    height, width = (row[_HEIGHT] + stride - 1) // stride, (row[_WIDTH] + stride - 1) // stride
+    each = 2 if pool else 1
+    return carray(at(address), (1, n, height // each, width // each, row[_OUTSIDE]))
+
+
+@inlined
+def _channels(address: int, row: Array) -> Array2:
+    """Zeros, if there is nothing."""
+    if address == 0:
+        return np.zeros((1, row[_OUTSIDE]), np.float32)
+    return carray(at(address), (1, row[_OUTSIDE]))
+
+
+@inlined
+def _add(what: Array, into: Array) -> None:
+    one, other = what.reshape(-1), into.reshape(-1)
+    for i in range(len(one)):
+        other[i] += one[i]

@@ -1,0 +1,81 @@
+"""A linear classifier under cross-entropy on a CPU: the loss and its gradients in one call."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kshot_models.batched.native.jit import Array1, Array2, Indices, array, compiled
+
+__all__ = ["linear_cross_entropy"]
+
+
+def linear_cross_entropy(
+    features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, share: Tensor, present: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """sum_i share_i * -log softmax(weight features_i + bias)[target_i], over the classes that are present.
+
+    Args:
+        features: (n, features).
+        weight: (way, features).
+        bias: (way,).
+        targets: (n,) class indices.
+        share: (n,) of each example in the loss.
+        present: (way,) 0 for classes that have no probability.
+
+    Returns:
+        the loss (), and the gradients of features, weight and bias.
+    """
+    of_features, of_weight, of_bias = torch.empty(features.shape), torch.empty(weight.shape), torch.empty(bias.shape)
+    loss = torch.empty(1)
+    given = array(features), array(weight), array(bias), targets.contiguous().numpy(), array(share), array(present)
+    _linear_cross_entropy(*given, array(of_features), array(of_weight), array(of_bias), array(loss))
+    return loss[0], of_features, of_weight, of_bias
+
+
+@compiled
+def _linear_cross_entropy(
+    features: Array2,
+    weight: Array2,
+    bias: Array1,
+    targets: Indices,
+    share: Array1,
+    present: Array1,
+    of_features: Array2,
+    of_weight: Array2,
+    of_bias: Array1,
+    loss: Array1,
+) -> None:
+    way, size = weight.shape
+    of_features[:] = np.float32(0.0)
+    of_weight[:] = np.float32(0.0)
+    of_bias[:] = np.float32(0.0)
+    logits = np.empty(way, np.float32)
+    total = 0.0
+    for i in range(len(features)):
+        if share[i] == 0:
+            continue
+        most = np.float32(-np.inf)
+        for k in range(way):
+            value = bias[k]
+            for c in range(size):
+                value += weight[k, c] * features[i, c]
+            logits[k] = value
+            if present[k] != 0 and not value <= most:  # what is not a number is the largest
+                most = value
+        mass = 0.0
+        for k in range(way):
+            mass += np.exp(np.float64(logits[k] - most)) if present[k] != 0 else 0.0
+        log_mass = np.log(mass)
+        total -= share[i] * (logits[targets[i]] - most - log_mass)
+        for k in range(way):
+            if present[k] != 0:
+                probability = np.exp(np.float64(logits[k] - most) - log_mass)
+                change = np.float32(share[i] * (probability - (1.0 if k == targets[i] else 0.0)))
+                of_bias[k] += change
+                for c in range(size):
+                    of_weight[k, c] += change * features[i, c]
+                for c in range(size):
+                    of_features[i, c] += change * weight[k, c]
+    loss[0] = total
