@@ -57,6 +57,24 @@ def test_lslr_uses_the_rate_of_the_tensor_and_step() -> None:
     torch.testing.assert_close(out["b"], START["b"] * 0.6 * 1.2 * 1.2)
 
 
+@pytest.mark.parametrize("rule", [sgd(rate=0.3), lslr(rate=0.1, steps=2), meta_sgd(rate=0.2)], ids=["sgd", "lslr", "meta_sgd"])
+def test_what_a_rule_says_of_its_rates_is_what_it_does(rule: InnerOptimizer) -> None:
+    generator = torch.Generator().manual_seed(0)
+    params = {"a": torch.randn(3, 4, generator=generator), "b": torch.randn(5, generator=generator)}
+    phi = tree_map(lambda leaf: leaf * torch.rand(leaf.shape, generator=generator), rule.init(params, generator))
+    assert rule.rates is not None
+    bound = rule.bind(phi)
+    state = bound.init(params)
+    for step in range(4):
+        grads = tree_map(lambda leaf: torch.randn(leaf.shape, generator=generator), params)
+        updates, state = bound.update(grads, state, params, torch.zeros(()))
+        for name, grad in grads.items():
+            by_step, by_weight = rule.rates(phi, name, 4)
+            assert by_step.shape == (4,)
+            factor = 1 if by_weight is None else by_weight
+            torch.testing.assert_close(updates[name], -by_step[step] * factor * grad)
+
+
 @pytest.mark.parametrize("beta1", [0.0, 0.9])
 def test_adam_equals_torchs(beta1: float) -> None:
     ours = run(adam(rate=0.05, beta1=beta1, beta2=0.99), {}, 6)

@@ -165,6 +165,34 @@ def test_what_is_not_a_number_stays_so() -> None:
         assert native.scale(raw, ones, ones, pool=pool)[0, 0, 0, 0].isnan().tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("size", [(1, 7, 2), (6, 64, 5), (9, 33, 12)])
+def test_the_head_and_its_gradients_are_those_of_double_precision(size: tuple[int, int, int]) -> None:
+    n, features, way = size
+    rows, weight, bias = drawn(n, features), drawn(way, features, seed=1), drawn(way, seed=2)
+    targets = torch.arange(n) % (way - 1)
+    share = torch.arange(n) / max(1, n * (n - 1) / 2)  # the first does not count
+    present = torch.ones(way)
+    present[-1] = 0
+    exact = [t.double().requires_grad_() for t in (rows, weight, bias)]
+    logits = (exact[0] @ exact[1].T + exact[2])[:, :-1]
+    loss = torch.dot(torch.nn.functional.cross_entropy(logits, targets, reduction="none"), share.double())
+    ours = native.linear_cross_entropy(rows, weight, bias, targets, share, present)
+    torch.testing.assert_close(ours[0].double(), loss.detach(), rtol=1e-5, atol=1e-6)
+    for one, other in zip(ours[1:], torch.autograd.grad(loss, exact), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_of_numbers_that_are_none_has_a_loss_that_is_none() -> None:
+    rows, weight = drawn(3, 4), drawn(2, 4)
+    rows[1, 2] = torch.nan
+    some = torch.zeros(2), torch.tensor([0, 1, 0]), torch.full((3,), 1 / 3), torch.ones(2)
+    loss, of_features, of_weight, of_bias = native.linear_cross_entropy(rows, weight, *some)
+    assert loss.isnan()
+    assert of_weight.isnan().any()
+    assert of_bias.isnan().all()
+    assert of_features[[0, 2]].isfinite().all()
+
+
 BLOCKS = {
     "pooled": (28, 1, {"channels": (32, 32, 8)}),
     "pooled, odd": (21, 3, {"channels": (32, 64, 20)}),

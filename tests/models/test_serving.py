@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from kshot_models.batched.native.descent import descend
 from kshot_models.inner.transformation import Objective
+from kshot_models.networks import cpu_blocks
 from kshot_models.serving import (
     inner_gradient,
     plain_autograd,
     serving,
     transformable,
 )
+from kshot_models.tree import meta_map
 from kshot_models.types import Examples
 
 from .conftest import LEARNERS, NETWORKS, NORMS, make_learner
@@ -40,6 +44,40 @@ def test_serving_changes_no_answer(name: str, network: str, norm: str, make_exam
     torch.testing.assert_close(
         logits.softmax(-1), learner.predict(meta, task, query.inputs).softmax(-1), rtol=0, atol=1e-10
     )
+
+
+SHORT = [
+    (name, network, "support") for name in LEARNERS if name.startswith(("shared", "proto-", "anil", "boil", "mamlpp"))
+    for network in ("max_pool", "stride")
+]  # fmt: skip
+IN_ONE_GO = {"shared-sgd", "proto-sgd", "proto-lslr", "shared-meta-sgd", "anil", "boil"}
+
+
+@pytest.mark.parametrize(("name", "network", "norm"), SHORT)
+def test_the_way_of_single_precision_gives_what_double_precision_says(
+    name: str, network: str, norm: str, make_examples: Callable[..., Examples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, meta = make_learner(name, network, norm)
+    support, query = make_examples(), make_examples(seed=1)
+    support.weights[-1] = 0  # padding, and a fourth class that nobody has
+    expected = learner.predict(meta, learner.adapt(meta, support, way=4), query.inputs).softmax(-1)
+    descents = []
+
+    def counted(*arguments: Any, **more: Any) -> Any:
+        descents.append(name)
+        return descend(*arguments, **more)
+
+    monkeypatch.setattr(cpu_blocks, "descend", counted)
+    single = meta_map(Tensor.float, meta)
+    with serving():
+        task = learner.adapt(single, in_single(support), way=4)
+        logits = learner.predict(single, task, in_single(query).inputs)
+    assert len(descents) == (name in IN_ONE_GO)
+    torch.testing.assert_close(logits.softmax(-1).double(), expected, rtol=0, atol=2e-4)
+
+
+def in_single(examples: Examples) -> Examples:
+    return Examples(examples.inputs.float(), examples.targets, examples.weights.float())
 
 
 def test_padding_is_not_felt_while_serving(make_examples: Callable[..., Examples]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kshot_models.inner.transformation import GradientTransformation, InnerOptimizer, Objective
+from kshot_models.inner.transformation import GradientTransformation, InnerOptimizer, Objective, Rates
 from kshot_models.types import Params
 
 __all__ = ["lslr"]
@@ -33,4 +33,7 @@ def lslr(*, rate: float, steps: int) -> InnerOptimizer:
         del generator
         return {name: p.new_full((steps,), rate) for name, p in params.items()}
 
-    return InnerOptimizer(init, bind)
+    def rates(alpha: Params, name: str, taken: int) -> Rates:
+        return Rates(alpha[name][torch.arange(taken).clamp(max=steps - 1)])
+
+    return InnerOptimizer(init, bind, rates=rates)

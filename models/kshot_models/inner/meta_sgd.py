@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kshot_models.inner.transformation import InnerOptimizer, stateless
+from kshot_models.inner.transformation import InnerOptimizer, Rates, stateless
 from kshot_models.tree import tree_map
 
 __all__ = ["meta_sgd"]
@@ -15,4 +15,5 @@ def meta_sgd(*, rate: float) -> InnerOptimizer:
     return InnerOptimizer(
         init=lambda params, generator: tree_map(lambda p: torch.full_like(p, rate), params),
         bind=lambda alpha: stateless(lambda grads: {name: -alpha[name] * g for name, g in grads.items()}),
+        rates=lambda alpha, name, steps: Rates(torch.ones(steps), alpha[name]),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from kshot_models.inner.transformation import InnerOptimizer, stateless
+import torch
+
+from kshot_models.inner.transformation import InnerOptimizer, Rates, stateless
 from kshot_models.tree import tree_scale
 
 __all__ = ["sgd"]
@@ -13,4 +15,5 @@ def sgd(*, rate: float) -> InnerOptimizer:
     return InnerOptimizer(
         init=lambda params, generator: {},
         bind=lambda phi: stateless(lambda grads: tree_scale(grads, -rate)),
+        rates=lambda phi, name, steps: Rates(torch.full((steps,), rate)),
     )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kshot_models.types import Params
 
-__all__ = ["GradientTransformation", "InnerOptimizer", "Objective", "State", "Update", "carry_nothing", "stateless"]
+__all__ = ["GradientTransformation", "InnerOptimizer", "Objective", "Rates", "State", "Update", "carry_nothing", "stateless"]
 
 State: TypeAlias = Any
 Objective: TypeAlias = Callable[[Params], Tensor]
@@ -60,6 +60,13 @@ def carry_nothing(phi: Params, state: State) -> Params:
     return phi
 
 
+class Rates(NamedTuple):
+    """Of one weight, where steps are nothing but rates: it goes down by by_step[step] * by_weight * gradient."""
+
+    by_step: Tensor  # (steps,)
+    by_weight: Tensor | None = None  # shaped like the weight, or broadcast to it; None for 1
+
+
 class InnerOptimizer(NamedTuple):
     """A family of gradient transformations, indexed by what meta-training learns of it.
 
@@ -74,6 +81,7 @@ class InnerOptimizer(NamedTuple):
     carry: Callable[[Params, State], Params] = carry_nothing
     strength: float | None = None
     stands_alone: bool = False  # it does not look at what a link before it made of the gradients
+    rates: Callable[[Params, str, int], Rates] | None = None  # phi, name, steps; where each step is a rate by the gradient
 
     @property
     def carries(self) -> bool:

@@ -67,6 +67,8 @@ class GradientLearner:
 
     def adapt(self, meta: MetaParams, support: Examples, *, way: int) -> TaskParams:
         """See Learner."""
+        if alone() and (fast := self._descended(meta, support, way)) is not None:
+            return self.task_params(meta, fast, support, way=way)
         # A deque of one: where no graph holds them, the weights of earlier steps are freed as it goes.
         [(last, _)] = deque(self.descend(meta, support, repeat(support, self.steps), way=way), maxlen=1)
         return self.task_params(meta, last, support, way=way)
@@ -199,6 +201,23 @@ class GradientLearner:
             under("body.", weights), examples.inputs, weights=examples.weights, moments=None
         )
         return self.loss(self._logits(features, weights, present), examples)
+
+    def _descended(self, meta: MetaParams, support: Examples, way: int) -> Params | None:
+        """The fast weights after all steps, in one go; None where they have to be taken one by one."""
+        rates = self.inner.rates
+        plain = self.loss is weighted_cross_entropy and not self.per_step_gains
+        if self.network.descend is None or rates is None or not plain:
+            return None
+        fast, fixed = self.start(meta, support, way)
+        weights = {**fixed, **fast}
+        changed = self.network.descend(
+            under("body.", weights),
+            under("head.", weights),
+            support,
+            present_classes(support, way),
+            lambda name: rates(meta.inner, name, self.steps) if self.adapts(name) else None,
+        )
+        return None if changed is None else {**fast, **changed}
 
     def _pulled_back(
         self, changing: Params, fixed: Params, examples: Examples, present: Tensor

@@ -15,14 +15,15 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own spelling
 
 from kshot_models.batched import suits
+from kshot_models.inner.transformation import Rates
 from kshot_models.manifest import InputSpec, NormMode
 from kshot_models.networks.batched_blocks import batched_blocks
 from kshot_models.networks.block import BlockShape
-from kshot_models.networks.cpu_blocks import cpu_blocks, cpu_pullback
+from kshot_models.networks.cpu_blocks import cpu_blocks, cpu_descend, cpu_pullback
 from kshot_models.networks.network import Network, Pull
 from kshot_models.norm import NormPass
 from kshot_models.serving import being_transformed
-from kshot_models.types import Params
+from kshot_models.types import Examples, Params
 
 __all__ = ["conv4"]
 
@@ -92,8 +93,16 @@ def conv4(
 
         return embedding(features), pull
 
+    def descend(
+        params: Params, head: Params, support: Examples, present: Tensor, rates: Callable[[str], Rates | None]
+    ) -> Params | None:
+        norms = NormPass(norm, support.weights, None, norm_epsilon, norm_groups)
+        if _blocks(support.inputs, norms) is not cpu_blocks:
+            return None
+        return cpu_descend(params, head, support, present, rates, norms, len(channels), shape, mean=readout == "mean")
+
     size = channels[-1] * (height * width if readout == "flatten" else 1)
-    return Network(init, apply, size, pullback)
+    return Network(init, apply, size, pullback, descend)
 
 
 def _blocks(inputs: Tensor, norms: NormPass) -> Blocks:

@@ -6,6 +6,7 @@ kernels costs time. Where moments are given, as they are for queries, there is a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,15 +15,17 @@ from torch.autograd.function import once_differentiable
 
 from kshot_models.batched import applied, native
 from kshot_models.batched.native import blocks
-from kshot_models.batched.native.blocks import Extra, Sizes
+from kshot_models.batched.native.blocks import Extra, Keep, Sizes
+from kshot_models.batched.native.descent import Classes, descend
+from kshot_models.inner.transformation import Rates
 from kshot_models.networks.block import BlockShape
 from kshot_models.networks.cpu_second import back_again
 from kshot_models.networks.network import Pull
 from kshot_models.norm import NormPass
 from kshot_models.serving import kept_briefly
-from kshot_models.types import Params
+from kshot_models.types import Examples, Params
 
-__all__ = ["cpu_blocks", "cpu_pullback"]
+__all__ = ["cpu_blocks", "cpu_descend", "cpu_pullback"]
 
 
 def cpu_blocks(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> Tensor:
@@ -38,6 +41,7 @@ def cpu_blocks(params: Params, inputs: Tensor, norms: NormPass, count: int, shap
             norms.record(name, mean, variance)
     images, share, flat, sizes = _laid_out(params, inputs, norms, count, shape)
     if not torch.is_grad_enabled():
+        sizes = sizes._replace(keep=Keep.NOTHING)
         run = blocks.forward(images, share, flat, sizes, shape.epsilon, scale_only=norms.given is not None)
         features, *found = _results(run)
     elif norms.given is not None:
@@ -56,7 +60,7 @@ def cpu_pullback(
 ) -> tuple[Tensor, Pull]:
     """Run the blocks by moments of their own; features (n, outside, height', width'), and the way back from there."""
     images, share, flat, sizes = _laid_out(params, inputs, norms, count, shape)
-    run = blocks.forward(images, share, flat, sizes._replace(keep=True), shape.epsilon)
+    run = blocks.forward(images, share, flat, sizes._replace(keep=Keep.ALL), shape.epsilon)
 
     def pull(grad: Tensor) -> Params:
         found = blocks.back(run, grad.movedim(1, -1)[None]).found
@@ -72,6 +76,37 @@ def cpu_pullback(
     return run.out(count - 1)[0].movedim(-1, 1), pull
 
 
+def cpu_descend(
+    params: Params,
+    head: Params,
+    support: Examples,
+    present: Tensor,
+    rates: Callable[[str], Rates | None],
+    norms: NormPass,
+    count: int,
+    shape: BlockShape,
+    *,
+    mean: bool,
+) -> Params:
+    """Inner steps of gradient descent; see network.Descent."""
+    images, share, flat, sizes = _laid_out(params, support.inputs, norms, count, shape)
+    names = [f"body.{name}" for i in range(1, count + 1) for name in (f"conv{i}.weight", f"norm{i}.gain", f"norm{i}.bias")]
+    names += ["head.weight", "head.bias"]
+    wanted = [rates(name) for name in names]
+    by_weight = [None if rate is None or rate.by_weight is None else rate.by_weight for rate in wanted]
+    for number in range(0, 3 * count, 3):  # laid out as the filters are
+        if (factor := by_weight[number]) is not None:
+            by_weight[number] = factor.permute(0, 2, 3, 1)
+    given = [None if rate is None else Rates(rate.by_step, each) for rate, each in zip(wanted, by_weight, strict=True)]
+    in_loss = support.weights / support.weights.sum().clamp_min(1)
+    classes = Classes(support.targets, in_loss, present)
+    weights = [*flat, head["weight"], head["bias"]]
+    found = descend(images, share, weights, given, classes, sizes._replace(keep=Keep.ALL), shape.epsilon, mean=mean)
+    for number in range(0, 3 * count, 3):
+        found[number] = found[number].permute(0, 3, 1, 2)
+    return {name: each for name, each, rate in zip(names, found, given, strict=True) if rate is not None}
+
+
 def _laid_out(
     params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape
 ) -> tuple[Tensor, Tensor, list[Tensor], Sizes]:
@@ -80,7 +115,7 @@ def _laid_out(
     for i in range(1, count + 1):
         flat += [params[f"conv{i}.weight"].permute(0, 2, 3, 1), params[f"norm{i}.gain"], params[f"norm{i}.bias"]]
     outside = tuple(len(filters) for filters in flat[::3])
-    return images, share, flat, Sizes(images.shape[1:], outside, shape.stride, shape.pool, kept_briefly())
+    return images, share, flat, Sizes(images.shape[1:], outside, shape.stride, shape.pool, Keep.ALL if kept_briefly() else Keep.LITTLE)
 
 
 class _Blocks(torch.autograd.Function):
@@ -149,7 +184,7 @@ class _ByMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, sizes: Sizes, share: Tensor, images: Tensor, *params: Tensor) -> Tensor:
-        run = blocks.forward(images, share, params, sizes._replace(keep=True), 0.0, scale_only=True)
+        run = blocks.forward(images, share, params, sizes._replace(keep=Keep.ALL), 0.0, scale_only=True)
         if any(ctx.needs_input_grad):
             ctx.run = run
         return run.out(len(run) - 1)

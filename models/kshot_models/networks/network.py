@@ -8,9 +8,10 @@ from typing import NamedTuple, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from kshot_models.types import Params
+from kshot_models.inner.transformation import Rates
+from kshot_models.types import Examples, Params
 
-__all__ = ["Apply", "Network", "Pull", "Pullback"]
+__all__ = ["Apply", "Descent", "Network", "Pull", "Pullback"]
 
 
 class Apply(Protocol):
@@ -49,6 +50,32 @@ class Pullback(Protocol):
         ...
 
 
+class Descent(Protocol):
+    """Inner steps of gradient descent on a network and a linear head under cross-entropy, in one go."""
+
+    def __call__(
+        self,
+        params: Params,
+        head: Params,
+        support: Examples,
+        present: Tensor,
+        rates: Callable[[str], Rates | None],
+    ) -> Params | None:
+        """Take the steps.
+
+        Args:
+            params: of the network.
+            head: weight (way, features) and bias (way,).
+            support: the examples, which all steps see.
+            present: (way,) 1 for the classes that have examples.
+            rates: of `body.NAME` and `head.NAME`; None for what stays as it is.
+
+        Returns:
+            the weights that changed, by those names; None where this cannot be done.
+        """
+        ...
+
+
 class Network(NamedTuple):
     """An embedding network."""
 
@@ -56,3 +83,4 @@ class Network(NamedTuple):
     apply: Apply
     features: int
     pullback: Pullback | None = None
+    descend: Descent | None = None

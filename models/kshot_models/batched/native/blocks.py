@@ -12,6 +12,7 @@ task, n, height, width, channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum, auto
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
@@ -26,17 +27,32 @@ from kshot_models.batched.native.jit import Array, Array2, Array5, Table, compil
 from kshot_models.batched.native.normalization import (
     add_through_moments,
     constants,
-    find_moments,
+    count_image,
     gradient_sums,
     gradient_values,
+    moments_of,
 )
 from kshot_models.batched.native.scaling import scaled
 from kshot_models.batched.native.vectors import at
 
-__all__ = ["Extra", "Passed", "Run", "Sizes", "back", "forward"]
+__all__ = [
+    "Extra",
+    "Keep",
+    "Passed",
+    "Run",
+    "Sizes",
+    "back",
+    "forward",
+    "last_out",
+    "pass_back",
+    "pass_forward",
+    "plan_of",
+    "point_to_gradients",
+    "point_to_values",
+]
 
 _FEW_CHANNELS = 4
-_SOME_IMAGES = 5
+_AT_ONCE = 1 << 16  # numbers of a convolution: as many as have a place in the cache
 _BYTES = 4
 
 # The columns of a table: sizes, and addresses. `MORE_` is what comes to a block's tensors besides the gradient from
@@ -51,6 +67,14 @@ _COLUMNS = 18
 ) = range(_COLUMNS)  # fmt: skip
 
 
+class Keep(Enum):
+    """Of what the way back needs."""
+
+    NOTHING = auto()  # there will be none
+    LITTLE = auto()  # not what costs little to make again
+    ALL = auto()
+
+
 class Sizes(NamedTuple):
     """What decides how much memory a run takes."""
 
@@ -58,7 +82,7 @@ class Sizes(NamedTuple):
     outside: tuple[int, ...]  # channels of each block
     stride: int
     pool: bool
-    keep: bool  # all that the way back needs; else not what costs little to make again
+    keep: Keep
 
 
 class Run(NamedTuple):
@@ -85,14 +109,14 @@ class Run(NamedTuple):
 
     def raw(self, block: int) -> Tensor:
         """Its convolution; made again if it was not kept."""
-        plan = _plan(self.sizes)
+        plan = plan_of(self.sizes)
         if plan.places[block, 0] < 0:
             return convolve(self.below(block), self.filters(block), self.sizes.stride)
         return _part(self.values, int(plan.places[block, 0]), plan.raw[block])
 
     def out(self, block: int) -> Tensor:
         """What it gives."""
-        plan = _plan(self.sizes)
+        plan = plan_of(self.sizes)
         return _part(self.values, int(plan.places[block, 1]), plan.out[block])
 
     def moments(self) -> list[Tensor]:
@@ -129,16 +153,15 @@ def forward(
         images: (1, n, height, width, channels).
         share: (1, n), of each example in the moments.
         params: filters (outside, 3, 3, inside), gain and bias (outside,) of each block, one after the other.
-        sizes: of these, and whether all is kept. What is made again else is the convolution of a first block of few
-            channels, which has the largest outputs, and what is sent back.
+        sizes: of these, and what is kept. What costs little is the convolution of a first block of few channels, which
+            has the largest outputs, and what is sent back.
         epsilon: added to variances.
         scale_only: gain and bias are factors and shifts, and there are no moments.
     """
-    plan = _plan(sizes)
+    plan = plan_of(sizes)
     images, share, params = images.contiguous(), share.contiguous(), tuple(each.contiguous() for each in params)
     values, table = torch.empty(plan.size), plan.table.copy()
-    table[:, _FILTERS : _BIAS + 1] = np.array(_addresses(params)).reshape(-1, 3)
-    table[:, _RAW : _FOUND + 1] = np.where(plan.places < 0, 0, values.data_ptr() + _BYTES * plan.places)
+    point_to_values(table, _addresses(params), values, sizes)
     _forward(table, *_addresses([images, share]), len(images[0]), sizes.stride, sizes.pool, np.float32(epsilon), scale_only)
     return Run(sizes, epsilon, images, share, params, values, table)
 
@@ -155,13 +178,13 @@ def back(
         images: whether the images' gradient is wanted.
         kept: whether what passes between blocks is kept.
     """
-    plan, sizes, table = _plan(run.sizes), run.sizes, run.table.copy()
+    plan, sizes, table = plan_of(run.sizes), run.sizes, run.table.copy()
     gradients = torch.empty(plan.gradients_size)
-    table[:, _OF_FILTERS : _SUMS + 1] = gradients.data_ptr() + _BYTES * plan.gradient_places
+    point_to_gradients(table, gradients, sizes)
     of_images = torch.empty(run.images.shape) if images else None
     table[0, _BELOW : _BELOW + 1] = _addresses([of_images])
     above = [torch.empty(shape) for shape in plan.out[:-1]] if kept else []
-    sent = [torch.empty(shape) for shape in plan.raw] if kept and sizes.keep else None
+    sent = [torch.empty(shape) for shape in plan.raw] if kept and sizes.keep is Keep.ALL else None
     if kept:
         table[1:, _BELOW] = _addresses(above)
     if sent is not None:
@@ -184,6 +207,18 @@ def back(
     return Passed([*above, grad], sent, of_images if there else None, found)
 
 
+def point_to_values(table: Table, params: Sequence[int], values: Tensor, sizes: Sizes) -> None:
+    """Write into a table where filters, gain, bias, filters, ... are, and where a run has its values."""
+    places = plan_of(sizes).places
+    table[:, _FILTERS : _BIAS + 1] = np.array(params).reshape(-1, 3)
+    table[:, _RAW : _FOUND + 1] = np.where(places < 0, 0, values.data_ptr() + _BYTES * places)
+
+
+def point_to_gradients(table: Table, gradients: Tensor, sizes: Sizes) -> None:
+    """Write into a table where the gradients of filters, gain, bias, filters, ... go, one after the other."""
+    table[:, _OF_FILTERS : _SUMS + 1] = gradients.data_ptr() + _BYTES * plan_of(sizes).gradient_places
+
+
 class _Plan(NamedTuple):
     """Where everything lies in the memory of a run, in numbers from its start."""
 
@@ -198,7 +233,8 @@ class _Plan(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _plan(sizes: Sizes) -> _Plan:
+def plan_of(sizes: Sizes) -> _Plan:
+    """The plan of a run, made once."""
     n, height, width, inside = sizes.images
     table = np.zeros((len(sizes.outside), _COLUMNS), np.int64)
     places, gradient_places = np.zeros((len(table), 3), np.int64), np.zeros((len(table), 2), np.int64)
@@ -207,7 +243,8 @@ def _plan(sizes: Sizes) -> _Plan:
     for number, outside in enumerate(sizes.outside):
         raw = (1, n, -(-height // sizes.stride), -(-width // sizes.stride), outside)
         out = (1, n, raw[2] // 2, raw[3] // 2, outside) if sizes.pool else raw
-        held = prod(raw) if sizes.keep or number > 0 or inside > _FEW_CHANNELS else 0
+        costly = number > 0 or inside > _FEW_CHANNELS
+        held = prod(raw) if sizes.keep is Keep.ALL or (sizes.keep is Keep.LITTLE and costly) else 0
         table[number, : _OUTSIDE + 1] = height, width, inside, outside
         places[number] = size if held else -1, size + held, found
         gradient_places[number] = sum(gradients), sum(gradients) + 9 * inside * outside
@@ -231,23 +268,50 @@ def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
 def _forward(
     table: Table, images: int, share: int, n: int, stride: int, pool: bool, epsilon: np.float32, scale_only: bool
 ) -> None:
-    shares = carray(at(share), (1, n))
-    for number in range(len(table)):
-        row = table[number]
-        raw = _raw(row, n, stride)
-        _convolve(_below(table, number, images, n), row, stride, raw)
-        gain, bias = _channels(row[_GAIN], row), _channels(row[_BIAS], row)
-        if not scale_only:
-            found = carray(at(row[_FOUND]), (4, 1, row[_OUTSIDE]))
-            find_moments(raw, gain, bias, shares, epsilon, found)
-            gain, bias = found[2], found[3]
-        scaled(raw, gain, bias, pool, _out(row[_OUT], row, n, stride, pool))
+    pass_forward(table, images, share, n, stride, pool, epsilon, scale_only)
 
 
 @compiled
 def _back(
     table: Table, images: int, share: int, above: int, n: int, stride: int, pool: bool, epsilon: np.float32
 ) -> None:
+    pass_back(table, images, share, above, n, stride, pool, epsilon)
+
+
+@inlined
+def pass_forward(
+    table: Table, images: int, share: int, n: int, stride: int, pool: bool, epsilon: np.float32, scale_only: bool
+) -> None:
+    """See `forward`."""
+    shares = carray(at(share), (1, n))
+    for number in range(len(table)):
+        row = table[number]
+        below, out = _below(table, number, images, n), _out(row[_OUT], row, n, stride, pool)
+        gain, bias = _channels(row[_GAIN], row), _channels(row[_BIAS], row)
+        part = _images_at_once(row, n, stride)
+        if scale_only:
+            for first in range(0, n, part):
+                some, into = _images(below, first, part), _images(out, first, part)
+                raw = _raw(row, some.shape[1], stride) if row[_RAW] == 0 else _images(_raw(row, n, stride), first, part)
+                _convolve(some, row, stride, raw)
+                scaled(raw, gain, bias, pool, into)
+        else:
+            raw, found = _raw(row, n, stride), carray(at(row[_FOUND]), (4, 1, row[_OUTSIDE]))
+            sums = np.zeros((3, row[_OUTSIDE]), np.float64)
+            for first in range(0, n, part):
+                some = _images(raw, first, part)
+                _convolve(_images(below, first, part), row, stride, some)
+                for i in range(some.shape[1]):
+                    count_image(some[0, i], shares[0], first + i, sums)
+            moments_of(sums, gain[0], bias[0], epsilon, found[:, 0])
+            scaled(raw, found[2], found[3], pool, out)
+
+
+@inlined
+def pass_back(
+    table: Table, images: int, share: int, above: int, n: int, stride: int, pool: bool, epsilon: np.float32
+) -> None:
+    """See `back`."""
     shares = carray(at(share), (1, n))
     there = above != 0
     grad = _out(above, table[len(table) - 1], n, stride, pool)
@@ -270,8 +334,9 @@ def _back(
         filters, of_filters = carray(at(row[_FILTERS]), (outside, wide)), carray(at(row[_OF_FILTERS]), (outside, wide))
         if there:
             gradient_sums(raw, by, grad, pool, sums)
-        if number == 0 and row[_RAW] == 0 and row[_BELOW] == 0 and row[_SENT] == 0 and not others:
-            _first_filters(below, raw, by, shares, grad, pool, stride, sums, of_filters)
+        if number == 0 and row[_BELOW] == 0 and row[_SENT] == 0 and not others:
+            part = _images_at_once(row, n, stride)
+            _first_filters(below, raw, by, shares, grad, pool, stride, sums, of_filters, part)
             break
         sent = np.empty(raw.shape, np.float32) if row[_SENT] == 0 else carray(at(row[_SENT]), raw.shape)
         if there:
@@ -304,22 +369,28 @@ def _first_filters(
     stride: int,
     sums: Array,
     of_filters: Array2,
+    part: int,
 ) -> None:
     """The gradient of the filters of a first block: some images at a time, as what is sent back to it is large."""
-    part = np.empty(of_filters.shape, np.float32)
+    more = np.empty(of_filters.shape, np.float32)
     of_filters[:] = np.float32(0.0)
-    for first in range(0, raw.shape[1], _SOME_IMAGES):
-        some, end = _images(raw, first), first + _SOME_IMAGES
+    for first in range(0, raw.shape[1], part):
+        some, below = _images(raw, first, part), _images(images, first, part)
         sent = np.empty(some.shape, np.float32)
-        gradient_values(some, by, share[:, first:end].copy(), _images(grad, first), pool, sums, sent)
-        below = _images(images, first)
-        task_gradients(below[0], part, sent[0], stride, below[0], part, FILTERS)
-        _add(part, of_filters)
+        gradient_values(some, by, share[:, first : first + part].copy(), _images(grad, first, part), pool, sums, sent)
+        task_gradients(below[0], more, sent[0], stride, below[0], more, FILTERS)
+        _add(more, of_filters)
 
 
 @inlined
-def _images(features: Array5, first: int) -> Array5:
-    some = features[0, first : first + _SOME_IMAGES]
+def _images_at_once(row: Array, n: int, stride: int) -> int:
+    each = (row[_HEIGHT] // stride) * (row[_WIDTH] // stride) * row[_OUTSIDE]
+    return min(n, max(1, _AT_ONCE // each))
+
+
+@inlined
+def _images(features: Array5, first: int, count: int) -> Array5:
+    some = features[0, first : first + count]
     return some.reshape((1, *some.shape))
 
 
@@ -347,6 +418,13 @@ def _out(address: int, row: Array, n: int, stride: int, pool: bool) -> Array5:
     height, width = (row[_HEIGHT] + stride - 1) // stride, (row[_WIDTH] + stride - 1) // stride
     each = 2 if pool else 1
     return carray(at(address), (1, n, height // each, width // each, row[_OUTSIDE]))
+
+
+@inlined
+def last_out(table: Table, n: int, stride: int, pool: bool) -> Array5:
+    """What the last block gives."""
+    row = table[len(table) - 1]
+    return _out(row[_OUT], row, n, stride, pool)
 
 
 @inlined

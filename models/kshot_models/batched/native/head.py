@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kshot_models.batched.native.jit import Array1, Array2, Indices, array, compiled
+from kshot_models.batched.native.jit import Array1, Array2, Indices, array, compiled, inlined
 
-__all__ = ["linear_cross_entropy"]
+__all__ = ["head_gradients", "linear_cross_entropy"]
 
 
 def linear_cross_entropy(
@@ -47,6 +47,22 @@ def _linear_cross_entropy(
     of_bias: Array1,
     loss: Array1,
 ) -> None:
+    loss[0] = head_gradients(features, weight, bias, targets, share, present, of_features, of_weight, of_bias)
+
+
+@inlined
+def head_gradients(
+    features: Array2,
+    weight: Array2,
+    bias: Array1,
+    targets: Indices,
+    share: Array1,
+    present: Array1,
+    of_features: Array2,
+    of_weight: Array2,
+    of_bias: Array1,
+) -> float:
+    """See `linear_cross_entropy`; the loss is returned."""
     way, size = weight.shape
     of_features[:] = np.float32(0.0)
     of_weight[:] = np.float32(0.0)
@@ -78,4 +94,4 @@ def _linear_cross_entropy(
                     of_weight[k, c] += change * features[i, c]
                 for c in range(size):
                     of_features[i, c] += change * weight[k, c]
-    loss[0] = total
+    return total

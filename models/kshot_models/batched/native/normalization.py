@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kshot_models.batched.native.jit import Array2, Array3, Array5, array, compiled, inlined
+from kshot_models.batched.native.jit import Array1, Array2, Array3, Array5, array, compiled, inlined
 from kshot_models.batched.native.scaling import scaled
 
 if TYPE_CHECKING:
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 __all__ = [
     "add_through_moments",
     "constants",
+    "count_image",
     "find_moments",
     "gradient_sums",
     "gradient_values",
+    "moments_of",
     "normalize",
     "normalize_gradient",
     "normalize_second_gradient",
@@ -145,39 +147,52 @@ def constants(gain: Array2, bias: Array2, mean: Array2, variance: Array2, epsilo
 @inlined
 def find_moments(raw: Array5, gain: Array2, bias: Array2, share: Array2, epsilon: np.float32, found: Array3) -> None:
     """`found` is mean, variance, factor and shift."""
-    tasks, n, height, width, channels = raw.shape
-    first, second = np.empty(channels, np.float64), np.empty(channels, np.float64)
-    row = np.empty((2, channels), np.float32)
-    origin = np.empty(channels, np.float32)  # some value of each channel: differences from it lose no digits
+    tasks, n, _, _, channels = raw.shape
     for t in range(tasks):
-        first[:] = 0.0
-        second[:] = 0.0
-        counted = False
+        sums = np.zeros((3, channels), np.float64)
         for i in range(n):
-            a = np.float64(share[t, i]) / (height * width)
-            if a == 0.0:
-                continue
-            if not counted:
-                origin[:] = raw[t, i, height // 2, width // 2]
-                counted = True
-            for y in range(height):
-                row[:] = np.float32(0.0)
-                for x in range(width):
-                    for c in range(channels):
-                        d = raw[t, i, y, x, c] - origin[c]
-                        row[0, c] += d
-                        row[1, c] += d * d
-                for c in range(channels):
-                    first[c] += a * row[0, c]
-                    second[c] += a * row[1, c]
+            count_image(raw[t, i], share[t], i, sums)
+        moments_of(sums, gain[t], bias[t], epsilon, found[:, t])
+
+
+@inlined
+def count_image(raw: Array3, share: Array1, i: int, sums: Array2) -> None:
+    """Add the i-th image to the sums of one task: the first and second powers of differences from an origin, and that.
+
+    Images come in order. The origin is some value of each channel: differences from it lose no digits.
+    """
+    height, width, channels = raw.shape
+    a = np.float64(share[i]) / (height * width)
+    if a == 0.0:
+        return
+    if not (share[:i] != 0).any():
         for c in range(channels):
-            mean = np.float32(origin[c] + first[c]) if counted else np.float32(0.0)
-            spread = second[c] - first[c] * first[c]
-            variance = np.float32(0.0) if spread < 0.0 else np.float32(spread)
-            found[0, t, c] = mean
-            found[1, t, c] = variance
-            found[2, t, c] = gain[t, c] / np.sqrt(variance + epsilon)
-            found[3, t, c] = bias[t, c] - mean * found[2, t, c]
+            sums[2, c] = raw[height // 2, width // 2, c]
+    row, origin = np.empty((2, channels), np.float32), np.empty(channels, np.float32)
+    for c in range(channels):
+        origin[c] = sums[2, c]
+    for y in range(height):
+        row[:] = np.float32(0.0)
+        for x in range(width):
+            for c in range(channels):
+                d = raw[y, x, c] - origin[c]
+                row[0, c] += d
+                row[1, c] += d * d
+        for c in range(channels):
+            sums[0, c] += a * row[0, c]
+            sums[1, c] += a * row[1, c]
+
+
+@inlined
+def moments_of(sums: Array2, gain: Array1, bias: Array1, epsilon: np.float32, found: Array2) -> None:
+    """Mean, variance, factor and shift of one task; 0 and 0 where no example counts."""
+    for c in range(sums.shape[1]):
+        mean = np.float32(sums[2, c] + sums[0, c])
+        spread = sums[1, c] - sums[0, c] * sums[0, c]
+        variance = np.float32(0.0) if spread < 0.0 else np.float32(spread)
+        found[0, c], found[1, c] = mean, variance
+        found[2, c] = gain[c] / np.sqrt(variance + epsilon)
+        found[3, c] = bias[c] - mean * found[2, c]
 
 
 @inlined

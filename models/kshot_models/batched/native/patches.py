@@ -14,7 +14,7 @@ from kshot_models.batched.native.vectors import WIDTH, copy_vector
 __all__ = ["convolve", "gradients"]
 
 _BYTES = 4
-_AT_ONCE = 1 << 18  # numbers of patches: as many as have a place in the cache
+_AT_ONCE = 1 << 16  # numbers of patches and outputs: as many as have a place in the cache
 
 
 @inlined
@@ -66,8 +66,8 @@ def _patches(rows: int, wide: int) -> Array2:
 @inlined
 def _parts(out: Array4, wide: int) -> tuple[int, int]:
     """How many images are computed at once, and the positions of one."""
-    n, height, width, _ = out.shape
-    return min(n, max(1, _AT_ONCE // (height * width * wide))), height * width
+    n, height, width, outside = out.shape
+    return min(n, max(1, _AT_ONCE // (height * width * (wide + outside)))), height * width
 
 
 @inlined

@@ -109,10 +109,10 @@ def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
         torch.ones(len(support.targets)),
     )
     task = model.learner.adapt(model.meta_params, examples, way=model.fixed_way or support.way)
-    if not all(values.isfinite().all() for values in task.values()):
+    values, memory = in_own_memory(task)
+    if not memory.view(torch.float32).isfinite().all():
         return DIVERGED
-    values, size = in_own_memory(task)
-    return AdaptedWeights(values, support.way, None, size)
+    return AdaptedWeights(values, support.way, None, memory.nbytes)
 
 
 def _predict(model: ServedModel, queries: Queries) -> NDArray[np.float32] | Failed:
