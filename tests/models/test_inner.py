@@ -57,7 +57,9 @@ def test_lslr_uses_the_rate_of_the_tensor_and_step() -> None:
     torch.testing.assert_close(out["b"], START["b"] * 0.6 * 1.2 * 1.2)
 
 
-@pytest.mark.parametrize("rule", [sgd(rate=0.3), lslr(rate=0.1, steps=2), meta_sgd(rate=0.2)], ids=["sgd", "lslr", "meta_sgd"])
+@pytest.mark.parametrize(
+    "rule", [sgd(rate=0.3), lslr(rate=0.1, steps=2), meta_sgd(rate=0.2)], ids=["sgd", "lslr", "meta_sgd"]
+)
 def test_what_a_rule_says_of_its_rates_is_what_it_does(rule: InnerOptimizer) -> None:
     generator = torch.Generator().manual_seed(0)
     params = {"a": torch.randn(3, 4, generator=generator), "b": torch.randn(5, generator=generator)}

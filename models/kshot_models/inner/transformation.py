@@ -19,7 +19,16 @@ from torch import Tensor
 
 from kshot_models.types import Params
 
-__all__ = ["GradientTransformation", "InnerOptimizer", "Objective", "Rates", "State", "Update", "carry_nothing", "stateless"]
+__all__ = [
+    "GradientTransformation",
+    "InnerOptimizer",
+    "Objective",
+    "Rates",
+    "State",
+    "Update",
+    "carry_nothing",
+    "stateless",
+]
 
 State: TypeAlias = Any
 Objective: TypeAlias = Callable[[Params], Tensor]
@@ -81,7 +90,9 @@ class InnerOptimizer(NamedTuple):
     carry: Callable[[Params, State], Params] = carry_nothing
     strength: float | None = None
     stands_alone: bool = False  # it does not look at what a link before it made of the gradients
-    rates: Callable[[Params, str, int], Rates] | None = None  # phi, name, steps; where each step is a rate by the gradient
+    rates: Callable[[Params, str, int], Rates] | None = (
+        None  # phi, name, steps; where each step is a rate by the gradient
+    )
 
     @property
     def carries(self) -> bool:

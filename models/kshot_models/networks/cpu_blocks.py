@@ -55,9 +55,7 @@ def cpu_blocks(params: Params, inputs: Tensor, norms: NormPass, count: int, shap
     return result
 
 
-def cpu_pullback(
-    params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape
-) -> tuple[Tensor, Pull]:
+def cpu_pullback(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> tuple[Tensor, Pull]:
     """Run the blocks by moments of their own; features (n, outside, height', width'), and the way back from there."""
     images, share, flat, sizes = _laid_out(params, inputs, norms, count, shape)
     run = blocks.forward(images, share, flat, sizes._replace(keep=Keep.ALL), shape.epsilon)
@@ -90,7 +88,9 @@ def cpu_descend(
 ) -> Params:
     """Inner steps of gradient descent; see network.Descent."""
     images, share, flat, sizes = _laid_out(params, support.inputs, norms, count, shape)
-    names = [f"body.{name}" for i in range(1, count + 1) for name in (f"conv{i}.weight", f"norm{i}.gain", f"norm{i}.bias")]
+    names = [
+        f"body.{name}" for i in range(1, count + 1) for name in (f"conv{i}.weight", f"norm{i}.gain", f"norm{i}.bias")
+    ]
     names += ["head.weight", "head.bias"]
     wanted = [rates(name) for name in names]
     by_weight = [None if rate is None or rate.by_weight is None else rate.by_weight for rate in wanted]
@@ -115,7 +115,12 @@ def _laid_out(
     for i in range(1, count + 1):
         flat += [params[f"conv{i}.weight"].permute(0, 2, 3, 1), params[f"norm{i}.gain"], params[f"norm{i}.bias"]]
     outside = tuple(len(filters) for filters in flat[::3])
-    return images, share, flat, Sizes(images.shape[1:], outside, shape.stride, shape.pool, Keep.ALL if kept_briefly() else Keep.LITTLE)
+    return (
+        images,
+        share,
+        flat,
+        Sizes(images.shape[1:], outside, shape.stride, shape.pool, Keep.ALL if kept_briefly() else Keep.LITTLE),
+    )
 
 
 class _Blocks(torch.autograd.Function):
@@ -164,7 +169,9 @@ class _Gradient(torch.autograd.Function):
             ctx.run, ctx.passed = run, passed
             ctx.whole = not images_too and grad is not None and alone
         ctx.set_materialize_grads(False)
-        found = (None if each is None else each.view(like.shape) for each, like in zip(passed.found, run.params, strict=True))
+        found = (
+            None if each is None else each.view(like.shape) for each, like in zip(passed.found, run.params, strict=True)
+        )
         return passed.images, *found
 
     @staticmethod

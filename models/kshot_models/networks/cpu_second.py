@@ -1,10 +1,10 @@
 """Conv4's blocks on a CPU once more: back through going back, for second derivatives.
 
-    forward and back    see batched/native/blocks.py, with its names
-    once more           with u_l for dw_l given and v_{l-1} for g_{l-1}, v_0 = 0:
-                of s_l: u_l * x_{l-1} + w_l * v_{l-1}      of x_{l-1}: I(s_l, u_l)      for l = 1 ... L
-                of w_l: W(v_{l-1}, s_l)                    of z_l and g_l: out_l''
-                then, with what came to z_l and x_l, back again                         for l = L ... 1
+forward and back    see batched/native/blocks.py, with its names
+once more           with u_l for dw_l given and v_{l-1} for g_{l-1}, v_0 = 0:
+            of s_l: u_l * x_{l-1} + w_l * v_{l-1}      of x_{l-1}: I(s_l, u_l)      for l = 1 ... L
+            of w_l: W(v_{l-1}, s_l)                    of z_l and g_l: out_l''
+            then, with what came to z_l and x_l, back again                         for l = L ... 1
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def back_again(run: Run, passed: Passed, changes: Sequence[Tensor | None]) -> tu
         assert above is not None  # there was a gradient
         features = Features(run.raw(number), gain, bias, run.share)
         by = moments[2 * number][None], moments[2 * number + 1][None]
-        sent = native.normalize_gradient(features, by, above, pooling)[0] if passed.sent is None else passed.sent[number]
+        sent = (
+            native.normalize_gradient(features, by, above, pooling)[0] if passed.sent is None else passed.sent[number]
+        )
         change = torch.zeros_like(sent) if u is None else native.convolve(run.below(number), u, stride)
         of_filters = None
         if v is not None:

@@ -162,7 +162,9 @@ def forward(
     images, share, params = images.contiguous(), share.contiguous(), tuple(each.contiguous() for each in params)
     values, table = torch.empty(plan.size), plan.table.copy()
     point_to_values(table, _addresses(params), values, sizes)
-    _forward(table, *_addresses([images, share]), len(images[0]), sizes.stride, sizes.pool, np.float32(epsilon), scale_only)
+    _forward(
+        table, *_addresses([images, share]), len(images[0]), sizes.stride, sizes.pool, np.float32(epsilon), scale_only
+    )
     return Run(sizes, epsilon, images, share, params, values, table)
 
 

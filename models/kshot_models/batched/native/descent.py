@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import carray
 from torch import Tensor
 
 from kshot_models.batched.native.blocks import (
@@ -70,7 +69,7 @@ def descend(
     plan, counts = plan_of(sizes), [each.numel() for each in params]
     weights, gradients, values = torch.empty(sum(counts)), torch.empty(sum(counts)), torch.empty(plan.size)
     found = [part.view(like.shape) for part, like in zip(torch.split_with_sizes(weights, counts), params, strict=True)]
-    torch._foreach_copy_(found, list(params))  # noqa: SLF001 - as torch.optim does
+    torch._foreach_copy_(found, list(params))
     by_step, by_weight = _gathered(rates, params)
     table = plan.table.copy()
     point_to_values(table, [each.data_ptr() for each in found[:-2]], values, sizes)
@@ -99,7 +98,9 @@ def _gathered(rates: Sequence[Rates | None], params: Sequence[Tensor]) -> tuple[
     if all(each is None or each.by_weight is None for each in rates):
         return array(by_step), np.empty(0, np.float32)
     parts = [
-        torch.ones(like.numel()) if each is None or each.by_weight is None else each.by_weight.expand(like.shape).flatten()
+        torch.ones(like.numel())
+        if each is None or each.by_weight is None
+        else each.by_weight.expand(like.shape).flatten()
         for each, like in zip(rates, params, strict=True)
     ]
     return array(by_step), array(torch.cat(parts))

@@ -50,7 +50,9 @@ _ARITHMETIC = {"reassoc", "contract", "nsz", "arcp"}
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": _ARITHMETIC, "error_model": "numpy"}
 
 # Numba tells by a kernel's own file whether what it keeps is up to date; kernels are made of parts from other files too.
-_SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+_SOURCES = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+).hexdigest()
 
 _kernels: list[tuple[Any, tuple[Any, ...]]] = []  # Numba's dispatchers, and what they take
 

@@ -33,6 +33,7 @@ __all__ = [
     "normalize_second_gradient",
 ]
 
+
 def normalize(features: Features, shape: Pooling) -> tuple[Tensor, Tensor, Tensor]:
     """out, mean and variance."""
     tasks, n, height, width, channels = features.raw.shape
@@ -60,7 +61,11 @@ def normalize_second_gradient(
     shape: Pooling,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of raw, gain and `grad`."""
-    of_raw, of_gain, of_grad = torch.empty(features.raw.shape), torch.empty(features.gain.shape), torch.empty(grad.shape)
+    of_raw, of_gain, of_grad = (
+        torch.empty(features.raw.shape),
+        torch.empty(features.gain.shape),
+        torch.empty(grad.shape),
+    )
     given = array(grad), *map(array, sums), *map(array, changes)
     _second(*_taken(features, moments, shape), *given, array(of_raw), array(of_gain), array(of_grad))
     return of_raw, of_gain, of_grad
@@ -216,7 +221,9 @@ def gradient_values(
 
 
 @inlined
-def add_through_moments(raw: Array5, share: Array2, mean: Array2, of_mean: Array2, of_variance: Array2, of_raw: Array5) -> None:
+def add_through_moments(
+    raw: Array5, share: Array2, mean: Array2, of_mean: Array2, of_variance: Array2, of_raw: Array5
+) -> None:
     """Add what the gradient of raw owes to the moments: a (d mean + 2 (z - mean) d variance)."""
     tasks, n, height, width, channels = raw.shape
     for t in range(tasks):

@@ -1,6 +1,6 @@
 """3x3 convolutions of any stride and any channels, as products with the surroundings of each position.
 
-    patches (positions, 9 inside) @ filters' (9 inside, outside)
+patches (positions, 9 inside) @ filters' (9 inside, outside)
 """
 
 from __future__ import annotations

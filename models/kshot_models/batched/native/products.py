@@ -2,11 +2,8 @@
 
 # Numba's functions of addresses: all are integers.
 # mypy: disable-error-code="no-untyped-def"
-# ruff: noqa: ANN001, PLR0913
 
 from __future__ import annotations
-
-import numpy as np
 
 from kshot_models.batched.native.jit import Array2, inlined
 from kshot_models.batched.native.vectors import WIDTH, product_tile, turn_block

@@ -6,7 +6,6 @@ them with addresses; distances between rows and columns are counted in numbers, 
 
 # Numba and llvmlite have no types.
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
-# ruff: noqa: ANN202, ANN001, PLR0913
 
 from __future__ import annotations
 

@@ -139,7 +139,9 @@ def _transform_filters(filters: int, rows: int, row_step: int, place_step: int, 
 def _product(left: Array2, right: Array2, out: Array2, rows: int) -> None:
     """Of the first rows."""
     inner, columns = left.shape[1], right.shape[1]
-    multiply(left.ctypes.data, inner, 1, right.ctypes.data, columns, out.ctypes.data, columns, rows, inner, columns, False)
+    multiply(
+        left.ctypes.data, inner, 1, right.ctypes.data, columns, out.ctypes.data, columns, rows, inner, columns, False
+    )
 
 
 @inlined

@@ -47,13 +47,13 @@ def in_own_memory(task: Params) -> tuple[Params, Tensor]:
         if len(part) > values.nbytes:
             part[values.nbytes :] = 0
         copy[name] = part[: values.nbytes].view(values.dtype).as_strided(values.shape, values.stride())
-    torch._foreach_copy_(list(copy.values()), list(dense.values()))  # noqa: SLF001 - as torch.optim does
+    torch._foreach_copy_(list(copy.values()), list(dense.values()))
     return copy, memory
 
 
 def _dense(values: Tensor) -> Tensor:
     """Itself, or a copy without gaps, repetitions and overlaps."""
-    plain = values.is_contiguous() or (values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last))  # noqa: PLR2004 - axes of images
+    plain = values.is_contiguous() or (values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last))
     return values if plain else values.clone(memory_format=torch.preserve_format).contiguous()
 
 
