@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -56,19 +57,9 @@ def conv4(
         _final_size(input.height, downsample, len(channels)),
         _final_size(input.width, downsample, len(channels)),
     )
-    fan_ins = (input.channels, *channels[:-1])
 
     def init(generator: torch.Generator) -> Params:
-        params: Params = {}
-        for i, (inside, outside) in enumerate(zip(fan_ins, channels, strict=True), start=1):
-            # He et al. (2015): the variance that keeps ReLU activations at scale.
-            scale = math.sqrt(2 / (9 * inside))
-            params[f"conv{i}.weight"] = torch.randn(outside, inside, 3, 3, generator=generator) * scale
-            if norm == "none":  # a normalization would take a bias away again
-                params[f"conv{i}.bias"] = torch.zeros(outside)
-            params[f"norm{i}.gain"] = torch.ones(outside)
-            params[f"norm{i}.bias"] = torch.zeros(outside)
-        return params
+        return _drawn((input.channels, *channels), generator, biases=norm == "none")
 
     def apply(
         params: Params, inputs: Tensor, *, weights: Tensor | None, moments: Params | None
@@ -103,6 +94,23 @@ def conv4(
 
     size = channels[-1] * (height * width if readout == "flatten" else 1)
     return Network(init, apply, size, pullback, descend)
+
+
+def _drawn(channels: tuple[int, ...], generator: torch.Generator, *, biases: bool) -> Params:
+    """Random filters between these channels, and norms that change nothing.
+
+    Convolutions have biases of their own only where asked: a normalization would take them away again.
+    """
+    params: Params = {}
+    for i, (inside, outside) in enumerate(pairwise(channels), start=1):
+        # He et al. (2015): the variance that keeps ReLU activations at scale.
+        scale = math.sqrt(2 / (9 * inside))
+        params[f"conv{i}.weight"] = torch.randn(outside, inside, 3, 3, generator=generator) * scale
+        if biases:
+            params[f"conv{i}.bias"] = torch.zeros(outside)
+        params[f"norm{i}.gain"] = torch.ones(outside)
+        params[f"norm{i}.bias"] = torch.zeros(outside)
+    return params
 
 
 def _blocks(inputs: Tensor, norms: NormPass) -> Blocks:

@@ -34,7 +34,9 @@ def cpu_blocks(params: Params, inputs: Tensor, norms: NormPass, count: int, shap
     if norms.given is not None:  # normalization by them is a factor and a shift
         params = dict(params)
         for name in names:
-            mean, variance = norms.moments(name)
+            moments = norms.moments(name)
+            assert moments is not None  # they are given for every layer
+            mean, variance = moments
             factor = params[f"{name}.gain"] * torch.rsqrt(variance + shape.epsilon)
             shift = torch.addcmul(params[f"{name}.bias"], mean, factor, value=-1)
             params |= {f"{name}.gain": factor, f"{name}.bias": shift}

@@ -52,7 +52,7 @@ def back_again(run: Run, passed: Passed, changes: Sequence[Tensor | None]) -> tu
             change.add_(native.convolve(v, filters, stride))
             of_filters = native.weight_gradient(v, sent, stride)
             if u is not None:
-                extras[-1] = extras[-1]._replace(out=native.input_gradient(sent, u, *v.shape[2:4], stride))
+                extras[-1] = extras[-1]._replace(out=native.input_gradient(sent, u, v.shape[2], v.shape[3], stride))
         none = torch.zeros_like(gain)
         others = (none if at_gain is None else at_gain[None], none if at_bias is None else at_bias[None])
         of_raw, of_gain, v = native.normalize_second_gradient(features, by, above, sums, (change, *others), pooling)

@@ -19,11 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import carray
 from torch import Tensor
 
 from kshot_models.batched.native.convolution import FILTERS, IMAGES, convolve, convolve_task, task_gradients
-from kshot_models.batched.native.jit import Array, Array2, Array5, Table, compiled, inlined
+from kshot_models.batched.native.jit import Array, Array2, Array5, Indices, Table, carray, compiled, inlined
 from kshot_models.batched.native.normalization import (
     add_through_moments,
     constants,
@@ -162,9 +161,8 @@ def forward(
     images, share, params = images.contiguous(), share.contiguous(), tuple(each.contiguous() for each in params)
     values, table = torch.empty(plan.size), plan.table.copy()
     point_to_values(table, _addresses(params), values, sizes)
-    _forward(
-        table, *_addresses([images, share]), len(images[0]), sizes.stride, sizes.pool, np.float32(epsilon), scale_only
-    )
+    given = images.data_ptr(), share.data_ptr(), len(images[0])
+    _forward(table, *given, sizes.stride, sizes.pool, np.float32(epsilon), scale_only)
     return Run(sizes, epsilon, images, share, params, values, table)
 
 
@@ -195,8 +193,8 @@ def back(
     extras = [Extra(*(each if each is None else each.contiguous() for each in extra)) for extra in extras]
     if extras:
         table[:, _MORE_RAW:] = [_addresses(extra) for extra in extras]
-    addresses = _addresses([run.images, run.share, grad])
-    _back(table, *addresses, len(run.images[0]), sizes.stride, sizes.pool, np.float32(run.epsilon))
+    given = run.images.data_ptr(), run.share.data_ptr(), 0 if grad is None else grad.data_ptr()
+    _back(table, *given, len(run.images[0]), sizes.stride, sizes.pool, np.float32(run.epsilon))
     found: list[Tensor | None] = list(torch.split_with_sizes(gradients, plan.gradients))
     there = grad is not None
     for number in reversed(range(len(extras))):  # what nothing came to has no gradient
@@ -240,7 +238,7 @@ def plan_of(sizes: Sizes) -> _Plan:
     n, height, width, inside = sizes.images
     table = np.zeros((len(sizes.outside), _COLUMNS), np.int64)
     places, gradient_places = np.zeros((len(table), 3), np.int64), np.zeros((len(table), 2), np.int64)
-    raws, outs, gradients = [], [], list[int]()
+    raws, outs, gradients = list[tuple[int, ...]](), list[tuple[int, ...]](), list[int]()
     size, found = sum(4 * outside for outside in sizes.outside), 0
     for number, outside in enumerate(sizes.outside):
         raw = (1, n, -(-height // sizes.stride), -(-width // sizes.stride), outside)
@@ -385,8 +383,9 @@ def _first_filters(
 
 
 @inlined
-def _images_at_once(row: Array, n: int, stride: int) -> int:
-    each = (row[_HEIGHT] // stride) * (row[_WIDTH] // stride) * row[_OUTSIDE]
+def _images_at_once(row: Indices, n: int, stride: int) -> int:
+    height, width = (row[_HEIGHT] + stride - 1) // stride, (row[_WIDTH] + stride - 1) // stride
+    each: int = height * width * row[_OUTSIDE]
     return min(n, max(1, _AT_ONCE // each))
 
 
@@ -397,7 +396,7 @@ def _images(features: Array5, first: int, count: int) -> Array5:
 
 
 @inlined
-def _convolve(below: Array5, row: Array, stride: int, raw: Array5) -> None:
+def _convolve(below: Array5, row: Indices, stride: int, raw: Array5) -> None:
     filters = carray(at(row[_FILTERS]), (row[_OUTSIDE], 9 * row[_INSIDE]))
     convolve_task(below[0], filters, stride, raw[0])
 
@@ -410,13 +409,13 @@ def _below(table: Table, number: int, images: int, n: int) -> Array5:
 
 
 @inlined
-def _raw(row: Array, n: int, stride: int) -> Array5:
+def _raw(row: Indices, n: int, stride: int) -> Array5:
     shape = 1, n, (row[_HEIGHT] + stride - 1) // stride, (row[_WIDTH] + stride - 1) // stride, row[_OUTSIDE]
     return np.empty(shape, np.float32) if row[_RAW] == 0 else carray(at(row[_RAW]), shape)
 
 
 @inlined
-def _out(address: int, row: Array, n: int, stride: int, pool: bool) -> Array5:
+def _out(address: int, row: Indices, n: int, stride: int, pool: bool) -> Array5:
     height, width = (row[_HEIGHT] + stride - 1) // stride, (row[_WIDTH] + stride - 1) // stride
     each = 2 if pool else 1
     return carray(at(address), (1, n, height // each, width // each, row[_OUTSIDE]))
@@ -430,7 +429,7 @@ def last_out(table: Table, n: int, stride: int, pool: bool) -> Array5:
 
 
 @inlined
-def _channels(address: int, row: Array) -> Array2:
+def _channels(address: int, row: Indices) -> Array2:
     """Zeros, if there is nothing."""
     if address == 0:
         return np.zeros((1, row[_OUTSIDE]), np.float32)

@@ -25,8 +25,10 @@ __all__ = [
     "Array4",
     "Array5",
     "Indices",
+    "Sums",
     "Table",
     "array",
+    "carray",
     "compile_all",
     "compiled",
     "inlined",
@@ -40,7 +42,11 @@ Array4: TypeAlias = Array
 Array5: TypeAlias = Array
 Indices: TypeAlias = NDArray[np.int64]  # of one axis
 Table: TypeAlias = NDArray[np.int64]  # of two
+Sums: TypeAlias = NDArray[np.float64]  # of any; parts of kernels take them, kernels do not
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+carray: Callable[[Any, tuple[int, ...]], Array] = numba.carray  # type: ignore[attr-defined] # numba's __all__ forgets it
+"""An array at a pointer, of that shape."""
 
 _TYPES: dict[str, Any] = {f"Array{axes}": numba.types.Array(numba.float32, axes, "C") for axes in range(1, 6)}
 _TYPES |= {"Indices": numba.types.Array(numba.int64, 1, "C"), "Table": numba.types.Array(numba.int64, 2, "C")}
@@ -49,7 +55,7 @@ _TYPES |= {"int": numba.int64, "bool": numba.boolean, "np.float32": numba.float3
 _ARITHMETIC = {"reassoc", "contract", "nsz", "arcp"}
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": _ARITHMETIC, "error_model": "numpy"}
 
-# Numba tells by a kernel's own file whether what it keeps is up to date; kernels are made of parts from other files too.
+# Numba tells by a kernel's own file whether what it keeps is up to date; but kernels have parts from other files.
 _SOURCES = hashlib.sha256(
     b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
 ).hexdigest()

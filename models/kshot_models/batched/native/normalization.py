@@ -8,13 +8,13 @@ Inner loops go over channels and write to one array each: that is what compilers
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kshot_models.batched.native.jit import Array1, Array2, Array3, Array5, array, compiled, inlined
+from kshot_models.batched.native.jit import Array1, Array2, Array3, Array5, Sums, array, compiled, inlined
 from kshot_models.batched.native.scaling import scaled
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def normalize(features: Features, shape: Pooling) -> tuple[Tensor, Tensor, Tenso
     tasks, n, height, width, channels = features.raw.shape
     out = torch.empty((tasks, n, height // 2, width // 2, channels) if shape.pool else features.raw.shape)
     moments = torch.empty((4, tasks, channels))
-    _normalize(*map(array, features), np.float32(shape.epsilon), shape.pool, array(out), array(moments))
+    raw, gain, bias, share = map(array, features)
+    _normalize(raw, gain, bias, share, np.float32(shape.epsilon), shape.pool, array(out), array(moments))
     return out, moments[0], moments[1]
 
 
@@ -66,13 +67,18 @@ def normalize_second_gradient(
         torch.empty(features.gain.shape),
         torch.empty(grad.shape),
     )
-    given = array(grad), *map(array, sums), *map(array, changes)
-    _second(*_taken(features, moments, shape), *given, array(of_raw), array(of_gain), array(of_grad))
+    given = array(grad), array(sums[0]), array(sums[1])
+    change, change_gain, change_bias = map(array, changes)
+    results = array(of_raw), array(of_gain), array(of_grad)
+    _second(*_taken(features, moments, shape), *given, change, change_gain, change_bias, *results)
     return of_raw, of_gain, of_grad
 
 
-def _taken(features: Features, moments: tuple[Tensor, Tensor], shape: Pooling) -> tuple[Any, ...]:
-    return *map(array, features), *map(array, moments), np.float32(shape.epsilon), shape.pool
+def _taken(
+    features: Features, moments: tuple[Tensor, Tensor], shape: Pooling
+) -> tuple[Array5, Array2, Array2, Array2, Array2, Array2, np.float32, bool]:
+    raw, gain, bias, share = map(array, features)
+    return raw, gain, bias, share, array(moments[0]), array(moments[1]), np.float32(shape.epsilon), shape.pool
 
 
 @compiled
@@ -161,7 +167,7 @@ def find_moments(raw: Array5, gain: Array2, bias: Array2, share: Array2, epsilon
 
 
 @inlined
-def count_image(raw: Array3, share: Array1, i: int, sums: Array2) -> None:
+def count_image(raw: Array3, share: Array1, i: int, sums: Sums) -> None:
     """Add the i-th image to the sums of one task: the first and second powers of differences from an origin, and that.
 
     Images come in order. The origin is some value of each channel: differences from it lose no digits.
@@ -189,7 +195,7 @@ def count_image(raw: Array3, share: Array1, i: int, sums: Array2) -> None:
 
 
 @inlined
-def moments_of(sums: Array2, gain: Array1, bias: Array1, epsilon: np.float32, found: Array2) -> None:
+def moments_of(sums: Sums, gain: Array1, bias: Array1, epsilon: np.float32, found: Array2) -> None:
     """Mean, variance, factor and shift of one task; 0 and 0 where no example counts."""
     for c in range(sums.shape[1]):
         mean = np.float32(sums[2, c] + sums[0, c])

@@ -30,7 +30,7 @@ def multiply(a, a_down, a_across, b, b_down, c, c_down, rows, inner, columns, ad
             while row < rows:
                 there = rows - row
                 left, into = a + _BYTES * (first * a_across + row * a_down), c + _BYTES * (row * c_down + column)
-                if wide == _WIDE and there <= 8 and there != 5 and there != 6:  # fours leave least over
+                if wide == _WIDE and (there <= 4 or 7 <= there <= 8):  # fours leave least over
                     _four(left, a_down, a_across, right, b_down, into, c_down, count, min(there, 4), wide, adding)
                     row += 4
                 elif wide == _WIDE:

@@ -1,16 +1,16 @@
 """What compilers are not led to by loops, written in LLVM's own language: a tile of a matrix product, and transforms.
 
-Both are straight-line code on vectors of eight numbers, which a processor with shorter ones takes in pieces. Kernels call
-them with addresses; distances between rows and columns are counted in numbers, not in bytes.
+Both are straight-line code on vectors of eight numbers, which a processor with shorter ones takes in pieces. Kernels
+call them with addresses; distances between rows and columns are counted in numbers, not in bytes.
 """
 
-# Numba and llvmlite have no types.
-# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# Numba and llvmlite have few types.
+# mypy: disable-error-code="import-untyped, no-untyped-call, no-untyped-def, untyped-decorator"
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -149,8 +149,7 @@ def transform(
 
 
 @intrinsic
-def at(context, address):
-    """A pointer to numbers of single precision."""
+def _at(context, address):
     del context, address
 
     def generate(context, builder, signature, arguments):
@@ -161,8 +160,7 @@ def at(context, address):
 
 
 @intrinsic
-def copy_vector(context, source, into):
-    """Copy the vector at one address to another."""
+def _copy_vector(context, source, into):
     del context, source, into
 
     def generate(context, builder, signature, arguments):
@@ -176,8 +174,7 @@ def copy_vector(context, source, into):
 
 
 @intrinsic
-def turn_block(context, source, source_down, into, into_down):
-    """Write the transpose of a block of WIDTH by WIDTH numbers."""
+def _turn_block(context, source, source_down, into, into_down):
     del context, source, source_down, into, into_down
 
     def generate(context, builder, signature, arguments):
@@ -199,6 +196,17 @@ def turn_block(context, source, source_down, into, into_down):
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 4), generate
+
+
+# The compiler gives them their first argument; callers do not.
+at = cast("Callable[[int], Any]", _at)
+"""(address) -> a pointer to numbers of single precision."""
+
+copy_vector = cast("Callable[[int, int], None]", _copy_vector)
+"""(source, into): copy the vector at one address to another."""
+
+turn_block = cast("Callable[[int, int, int, int], None]", _turn_block)
+"""(source, source_down, into, into_down): write the transpose of a block of WIDTH by WIDTH numbers."""
 
 
 def transposed(stages: Stages) -> Stages:

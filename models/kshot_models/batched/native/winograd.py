@@ -25,10 +25,45 @@ __all__ = ["convolve", "gradients", "suits"]
 
 # The transforms, as products of sparse matrices: what two rows share is computed once.
 # fmt: off
-_PAIRS = ((1, 0, 0, 0, 0, 0), (0, 1, 1, 0, 0, 0), (0, 1, -1, 0, 0, 0), (0, 0, 0, 1, 1, 0), (0, 0, 0, 1, -1, 0), (0, 0, 0, 0, 0, 1))
-_B = (((4, 0, -5, 0, 1, 0), (0, 0, -4, 0, 1, 0), (0, -4, 0, 1, 0, 0), (0, 0, -1, 0, 1, 0), (0, -2, 0, 2, 0, 0), (0, 4, 0, -5, 0, 1)), _PAIRS)
-_A = (_PAIRS, ((1, 1, 0, 1, 0, 0), (0, 0, 1, 0, 2, 0), (0, 1, 0, 4, 0, 0), (0, 0, 1, 0, 8, 1)))
-_G = (((1 / 4, 0, 0), (-1 / 6, 0, -1 / 6), (0, -1 / 6, 0), (1 / 24, 0, 1 / 6), (0, 1 / 12, 0), (0, 0, 1)), _PAIRS)
+_PAIRS = (
+    (1, 0,  0, 0,  0, 0),
+    (0, 1,  1, 0,  0, 0),
+    (0, 1, -1, 0,  0, 0),
+    (0, 0,  0, 1,  1, 0),
+    (0, 0,  0, 1, -1, 0),
+    (0, 0,  0, 0,  0, 1),
+)
+_B = (
+    (
+        (4,  0, -5,  0, 1, 0),
+        (0,  0, -4,  0, 1, 0),
+        (0, -4,  0,  1, 0, 0),
+        (0,  0, -1,  0, 1, 0),
+        (0, -2,  0,  2, 0, 0),
+        (0,  4,  0, -5, 0, 1),
+    ),
+    _PAIRS,
+)
+_A = (
+    _PAIRS,
+    (
+        (1, 1, 0, 1, 0, 0),
+        (0, 0, 1, 0, 2, 0),
+        (0, 1, 0, 4, 0, 0),
+        (0, 0, 1, 0, 8, 1),
+    ),
+)
+_G = (
+    (
+        (1 / 4,  0,      0),
+        (-1 / 6, 0,      -1 / 6),
+        (0,      -1 / 6, 0),
+        (1 / 24, 0,      1 / 6),
+        (0,      1 / 12, 0),
+        (0,      0,      1),
+    ),
+    _PAIRS,
+)
 # fmt: on
 _BYTES = 4
 _PLACES = 36
@@ -156,7 +191,7 @@ def _parts(images: Array4) -> tuple[int, int]:
 def _planes(rows: int, channels: int) -> Array3:
     """Memory for matrices, one for each place of a tile.
 
-    The distance from one to the next is an odd number of rows: a tile is written to all of them at once, and caches have
-    few places for what lies apart by a power of two.
+    The distance from one to the next is an odd number of rows: a tile is written to all of them at once, and caches
+    have few places for what lies apart by a power of two.
     """
     return np.empty((_PLACES, rows | 1, channels), np.float32)
