@@ -1,8 +1,7 @@
 """Kernels that were compiled when an image was built, put where Numba may write.
 
 Numba keeps compiled kernels on disk, and takes a folder only if it may write to it. In a container the file system is
-read-only but for /tmp, so what the image brings along is copied there; else each start would compile for most of a
-minute.
+read-only but for /tmp, so what the image brings along is copied there; else each start would compile for a minute.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from kshot_models.batched import Features, Pooling, native, normalization_reference, reference, suits
-from kshot_models.batched.native import blocks, products
+from kshot_models.batched import Features, Pooling, everywhere, native, normalization_reference, reference, suits
+from kshot_models.batched.native import blocks, jit, products
 from kshot_models.manifest import InputSpec, NormMode
 from kshot_models.networks.network import Network
 from kshot_models.registry import NETWORKS
@@ -61,6 +61,16 @@ def test_a_matrix_is_turned(size: tuple[int, int]) -> None:
     matrix, out = drawn(*size), torch.empty(size[::-1])
     products.turned(matrix.numpy(), out.numpy())
     assert out.equal(matrix.T)
+
+
+def test_two_parts_of_kernels_cannot_have_one_name() -> None:
+    def part(size: int) -> int:
+        return size
+
+    part.__qualname__ = "a_part_of_this_test"
+    jit.inlined(part)
+    with pytest.raises(ValueError, match="a_part_of_this_test"):
+        jit.inlined(part)
 
 
 CONVOLUTIONS = {
@@ -299,6 +309,26 @@ def test_nothing_is_held_after_a_second_derivative(monkeypatch: pytest.MonkeyPat
         assert not any(reference() is not None for reference in held)
     finally:
         gc.enable()
+
+
+def test_tensors_of_another_precision_are_refused() -> None:
+    made, size, channels = network("pooled")
+    params = made.init(torch.Generator().manual_seed(0))
+    images = drawn(2, channels, size, size)
+    with pytest.raises(TypeError, match=r"not torch\.float64"):
+        made.apply(params, images, weights=torch.ones(2, dtype=torch.float64), moments=None)
+    with pytest.raises(TypeError, match=r"not torch\.float16"):
+        made.apply({name: value.half() for name, value in params.items()}, images, weights=None, moments=None)
+
+
+def test_everywhere_double_precision_has_the_operations_of_batched() -> None:
+    made, size, channels = network("pooled")
+    params = {name: value.double() for name, value in made.init(torch.Generator().manual_seed(0)).items()}
+    images = drawn(2, channels, size, size).double()
+    expected, _ = made.apply(params, images, weights=None, moments=None)
+    with everywhere():
+        found, _ = made.apply(params, images, weights=None, moments=None)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
 
 
 def test_what_is_traced_is_made_of_primitives() -> None:

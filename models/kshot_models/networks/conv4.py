@@ -117,7 +117,8 @@ def _blocks(inputs: Tensor, norms: NormPass) -> Blocks:
     """The fastest way to run the blocks here; all give the same numbers, up to rounding."""
     if not (norms.takes_moments() and suits(inputs)):
         return _plain
-    return batched_blocks if being_transformed() or inputs.device.type != "cpu" else cpu_blocks
+    here = inputs.device.type == "cpu" and inputs.dtype == torch.float32 and not being_transformed()
+    return cpu_blocks if here else batched_blocks
 
 
 def _plain(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> Tensor:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 
-from kshot_models.batched.native.jit import compile_all
+from kshot_models.batched.native.jit import compile_all, compile_one, count_kernels
 
 
 def main() -> int:
-    """Compile them; 0."""
+    """Compile them, as many at once as there are cores; 0."""
     begun = time.perf_counter()
+    with ProcessPoolExecutor() as processes:
+        list(processes.map(compile_one, range(count_kernels())))
     count = compile_all()
     print(f"{count} kernels are ready, after {time.perf_counter() - begun:.1f} s")  # noqa: T201 - a command
     return 0

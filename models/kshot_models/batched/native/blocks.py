@@ -40,14 +40,14 @@ __all__ = [
     "Passed",
     "Run",
     "Sizes",
+    "address_of",
     "back",
     "forward",
-    "last_out",
-    "pass_back",
-    "pass_forward",
     "plan_of",
     "point_to_gradients",
     "point_to_values",
+    "run_back",
+    "run_forward",
 ]
 
 _FEW_CHANNELS = 4
@@ -161,8 +161,8 @@ def forward(
     images, share, params = images.contiguous(), share.contiguous(), tuple(each.contiguous() for each in params)
     values, table = torch.empty(plan.size), plan.table.copy()
     point_to_values(table, _addresses(params), values, sizes)
-    given = images.data_ptr(), share.data_ptr(), len(images[0])
-    _forward(table, *given, sizes.stride, sizes.pool, np.float32(epsilon), scale_only)
+    given = address_of(images), address_of(share), len(images[0])
+    run_forward(table, *given, sizes.stride, sizes.pool, np.float32(epsilon), scale_only)
     return Run(sizes, epsilon, images, share, params, values, table)
 
 
@@ -193,8 +193,8 @@ def back(
     extras = [Extra(*(each if each is None else each.contiguous() for each in extra)) for extra in extras]
     if extras:
         table[:, _MORE_RAW:] = [_addresses(extra) for extra in extras]
-    given = run.images.data_ptr(), run.share.data_ptr(), 0 if grad is None else grad.data_ptr()
-    _back(table, *given, len(run.images[0]), sizes.stride, sizes.pool, np.float32(run.epsilon))
+    given = address_of(run.images), address_of(run.share), 0 if grad is None else address_of(grad)
+    run_back(table, *given, len(run.images[0]), sizes.stride, sizes.pool, np.float32(run.epsilon))
     found: list[Tensor | None] = list(torch.split_with_sizes(gradients, plan.gradients))
     there = grad is not None
     for number in reversed(range(len(extras))):  # what nothing came to has no gradient
@@ -260,26 +260,23 @@ def _part(values: Tensor, start: int, shape: tuple[int, ...]) -> Tensor:
     return values[start : start + prod(shape)].view(shape)
 
 
+def address_of(tensor: Tensor) -> int:
+    """Where its numbers are.
+
+    Raises:
+        TypeError: they are not of single precision, of which kernels are made.
+    """
+    if tensor.dtype != torch.float32:
+        raise TypeError(f"kernels for CPUs take float32, not {tensor.dtype}; convert all tensors of a task alike")
+    return tensor.data_ptr()
+
+
 def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
-    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    return [0 if tensor is None else address_of(tensor) for tensor in tensors]
 
 
 @compiled
-def _forward(
-    table: Table, images: int, share: int, n: int, stride: int, pool: bool, epsilon: np.float32, scale_only: bool
-) -> None:
-    pass_forward(table, images, share, n, stride, pool, epsilon, scale_only)
-
-
-@compiled
-def _back(
-    table: Table, images: int, share: int, above: int, n: int, stride: int, pool: bool, epsilon: np.float32
-) -> None:
-    pass_back(table, images, share, above, n, stride, pool, epsilon)
-
-
-@inlined
-def pass_forward(
+def run_forward(
     table: Table, images: int, share: int, n: int, stride: int, pool: bool, epsilon: np.float32, scale_only: bool
 ) -> None:
     """See `forward`."""
@@ -307,8 +304,8 @@ def pass_forward(
             scaled(raw, found[2], found[3], pool, out)
 
 
-@inlined
-def pass_back(
+@compiled
+def run_back(
     table: Table, images: int, share: int, above: int, n: int, stride: int, pool: bool, epsilon: np.float32
 ) -> None:
     """See `back`."""
@@ -419,13 +416,6 @@ def _out(address: int, row: Indices, n: int, stride: int, pool: bool) -> Array5:
     height, width = (row[_HEIGHT] + stride - 1) // stride, (row[_WIDTH] + stride - 1) // stride
     each = 2 if pool else 1
     return carray(at(address), (1, n, height // each, width // each, row[_OUTSIDE]))
-
-
-@inlined
-def last_out(table: Table, n: int, stride: int, pool: bool) -> Array5:
-    """What the last block gives."""
-    row = table[len(table) - 1]
-    return _out(row[_OUT], row, n, stride, pool)
 
 
 @inlined

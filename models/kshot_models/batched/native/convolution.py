@@ -77,8 +77,7 @@ def _gradients(
     images: Array5, filters: Array3, grad: Array5, stride: int, of_images: Array5, of_filters: Array3, wanted: int
 ) -> None:
     for task in range(len(images)):
-        each, into = (images[task], filters[task], grad[task]), (of_images[task], of_filters[task])
-        task_gradients(*each, stride, *into, wanted)
+        task_gradients(images[task], filters[task], grad[task], stride, of_images[task], of_filters[task], wanted)
 
 
 @inlined

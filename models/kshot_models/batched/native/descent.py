@@ -1,8 +1,8 @@
-"""All inner steps of a gradient descent in one call: blocks, a linear head under cross-entropy, and their new weights.
+"""All inner steps of a gradient descent at once: blocks, a linear head under cross-entropy, and their new weights.
 
     (w, W) <- (w, W) - rates o d loss(head_W(blocks_w(images)), targets)
 
-What `blocks.py` and `head.py` compute step by step, with nothing of Python between the steps.
+What `blocks.py` and `head.py` compute step by step: four calls for each, and nothing between them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from kshot_models.batched.native.blocks import (
     Sizes,
-    last_out,
-    pass_back,
-    pass_forward,
+    address_of,
     plan_of,
     point_to_gradients,
     point_to_values,
+    run_back,
+    run_forward,
 )
 from kshot_models.batched.native.head import head_gradients
-from kshot_models.batched.native.jit import Array1, Array2, Array5, Indices, Table, array, compiled, inlined
+from kshot_models.batched.native.jit import Array1, Array2, Array5, Indices, array, compiled, inlined
 from kshot_models.inner.transformation import Rates
 
 __all__ = ["Classes", "descend"]
@@ -74,20 +74,23 @@ def descend(
     table = plan.table.copy()
     point_to_values(table, [each.data_ptr() for each in found[:-2]], values, sizes)
     point_to_gradients(table, gradients, sizes)
-    ends = np.cumsum(counts)
-    given = images.data_ptr(), share.data_ptr(), images.shape[1], sizes.stride, sizes.pool, np.float32(epsilon), mean
-    _descend(
-        table,
-        *given,
-        classes.targets.contiguous().numpy(),
-        array(classes.share),
-        array(classes.present),
-        array(weights),
-        array(gradients),
-        ends,
-        by_step,
-        by_weight,
-    )
+    parts = torch.split_with_sizes(gradients, counts)
+    of_weight, of_bias = parts[-2].view(params[-2].shape), parts[-1]
+    out = plan.out[-1]
+    features, of_out = torch.empty(out[1], params[-2].shape[1]), torch.empty(out)
+    head = array(features), array(found[-2]), array(found[-1]), classes.targets.contiguous().numpy()
+    head_given = *head, array(classes.share), array(classes.present), array(of_weight), array(of_bias)
+    update_given = array(weights), array(gradients), np.cumsum(counts), by_step, by_weight
+    where, added = (address_of(images), address_of(share)), np.float32(epsilon)
+    n, stride, pool = images.shape[1], sizes.stride, sizes.pool
+    last = values[int(plan.places[-1, 1]) :][: of_out.numel()].view(out)
+    of_blocks = bool((by_step[:-2] != 0).any())
+    for step in range(by_step.shape[1]):
+        run_forward(table, *where, n, stride, pool, added, False)
+        _head(array(last), *head_given, mean, array(of_out))
+        if of_blocks:
+            run_back(table, *where, address_of(of_out), n, stride, pool, added)
+        _update(*update_given, step)
     return found
 
 
@@ -107,51 +110,37 @@ def _gathered(rates: Sequence[Rates | None], params: Sequence[Tensor]) -> tuple[
 
 
 @compiled
-def _descend(
-    table: Table,
-    images: int,
-    share: int,
-    n: int,
-    stride: int,
-    pool: bool,
-    epsilon: np.float32,
-    mean: bool,
+def _head(
+    out: Array5,
+    features: Array2,
+    weight: Array2,
+    bias: Array1,
     targets: Indices,
-    loss_share: Array1,
+    share: Array1,
     present: Array1,
-    weights: Array1,
-    gradients: Array1,
-    ends: Indices,
-    by_step: Array2,
-    by_weight: Array1,
+    of_weight: Array2,
+    of_bias: Array1,
+    mean: bool,
+    of_out: Array5,
 ) -> None:
-    last, way = len(ends) - 1, len(present)
-    out = last_out(table, n, stride, pool)
-    size = (ends[last - 1] - ends[last - 2]) // way
-    start, middle = ends[last - 2], ends[last - 1]
-    weight, bias = weights[start:middle].reshape(way, size), weights[middle:]
-    of_weight, of_bias = gradients[start:middle].reshape(way, size), gradients[middle:]
-    features, of_features = np.empty((n, size), np.float32), np.empty((n, size), np.float32)
-    of_out = np.empty(out.shape, np.float32)
-    of_blocks = (by_step[: last - 1] != 0).any()
-    for step in range(by_step.shape[1]):
-        pass_forward(table, images, share, n, stride, pool, epsilon, False)
-        _read_out(out, mean, features)
-        head_gradients(features, weight, bias, targets, loss_share, present, of_features, of_weight, of_bias)
-        if of_blocks:
-            _send_back(of_features, mean, of_out)
-            pass_back(table, images, share, of_out.ctypes.data, n, stride, pool, epsilon)
-        first = 0
-        for number in range(len(ends)):
-            rate = by_step[number, step]
-            if rate != 0:
-                if len(by_weight) > 0:
-                    for i in range(first, ends[number]):
-                        weights[i] -= rate * by_weight[i] * gradients[i]
-                else:
-                    for i in range(first, ends[number]):
-                        weights[i] -= rate * gradients[i]
-            first = ends[number]
+    of_features = np.empty(features.shape, np.float32)
+    _read_out(out, mean, features)
+    head_gradients(features, weight, bias, targets, share, present, of_features, of_weight, of_bias)
+    _send_back(of_features, mean, of_out)
+
+
+@compiled
+def _update(weights: Array1, gradients: Array1, ends: Indices, by_step: Array2, by_weight: Array1, step: int) -> None:
+    first = 0
+    for number in range(len(ends)):
+        rate = by_step[number, step]
+        if rate != 0 and len(by_weight) > 0:
+            for i in range(first, ends[number]):
+                weights[i] -= rate * by_weight[i] * gradients[i]
+        elif rate != 0:
+            for i in range(first, ends[number]):
+                weights[i] -= rate * gradients[i]
+        first = ends[number]
 
 
 @inlined

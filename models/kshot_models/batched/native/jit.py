@@ -30,7 +30,9 @@ __all__ = [
     "array",
     "carray",
     "compile_all",
+    "compile_one",
     "compiled",
+    "count_kernels",
     "inlined",
 ]
 
@@ -60,6 +62,7 @@ _SOURCES = hashlib.sha256(
     b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
 ).hexdigest()
 
+_parts: set[str] = set()
 _kernels: list[tuple[Any, tuple[Any, ...]]] = []  # Numba's dispatchers, and what they take
 
 
@@ -79,16 +82,36 @@ def compiled(function: Kernel) -> Kernel:
 
 
 def inlined(function: Kernel) -> Kernel:
-    """Make a part of kernels of a function; it is compiled with each kernel that calls it."""
+    """Make a part of kernels of a function; it is compiled with each kernel that calls it.
+
+    Raises:
+        ValueError: another part has its name. Kernels that were kept by several processes find their parts by name when
+            one process loads them, and one of two would be taken for the other.
+    """
+    name = f"{function.__module__}.{function.__qualname__}"
+    if name in _parts:
+        raise ValueError(f"two parts of kernels are called {name}; give one of them another __qualname__")
+    _parts.add(name)
     made: Kernel = numba.njit(**_OPTIONS)(function)
     return made
 
 
+def count_kernels() -> int:
+    """How many there are."""
+    return len(_kernels)
+
+
+def compile_one(number: int) -> None:
+    """Compile the kernel of that number, if it is not yet, or load what is kept of it."""
+    dispatcher, types = _kernels[number]
+    dispatcher.compile(types)
+
+
 def compile_all() -> int:
     """Compile all kernels that are not yet, or load what is kept of them; how many there are."""
-    for dispatcher, types in _kernels:
-        dispatcher.compile(types)
-    return len(_kernels)
+    for number in range(count_kernels()):
+        compile_one(number)
+    return count_kernels()
 
 
 def array(tensor: Tensor) -> Array:

@@ -70,16 +70,18 @@ _PLACES = 36
 _AT_ONCE = 80  # tiles: as many as have a place in the cache
 
 
-def _each_tile(transformed: Callable[..., None], *, over: int, into_tiles: bool) -> Callable[[Array4, Array3], None]:
+def _each_tile(
+    name: str, transformed: Callable[..., None], *, over: int, into_tiles: bool
+) -> Callable[[Array4, Array3], None]:
     """A function of images (n, height, width, channels) and planes: from one to the other, tile by tile.
 
     Args:
+        name: of the function.
         transformed: of `transform`.
         over: by how many positions tiles reach over the 4x4 positions that are theirs.
         into_tiles: whether images are what is read.
     """
 
-    @inlined
     def each(images: Array4, planes: Array3) -> None:
         n, height, width, channels = images.shape
         down, across = (height + 3) // 4, (width + 3) // 4
@@ -95,13 +97,14 @@ def _each_tile(transformed: Callable[..., None], *, over: int, into_tiles: bool)
                 else:
                     transformed(tile, 6 * plane, plane, image, width * channels, channels, a, b, c, d, channels)
 
-    return each
+    each.__qualname__ = name
+    return inlined(each)
 
 
-_cut = _each_tile(transform(_B, reads_over=True), over=1, into_tiles=True)
-_paste = _each_tile(transform(transposed(_B), writes_over=True, adding=True), over=1, into_tiles=False)
-_join = _each_tile(transform(_A, writes_over=True), over=0, into_tiles=False)
-_split = _each_tile(transform(transposed(_A), reads_over=True), over=0, into_tiles=True)
+_cut = _each_tile("cut", transform(_B, reads_over=True), over=1, into_tiles=True)
+_paste = _each_tile("paste", transform(transposed(_B), writes_over=True, adding=True), over=1, into_tiles=False)
+_join = _each_tile("join", transform(_A, writes_over=True), over=0, into_tiles=False)
+_split = _each_tile("split", transform(transposed(_A), reads_over=True), over=0, into_tiles=True)
 _filter, _filter_back = transform(_G), transform(transposed(_G))
 
 
