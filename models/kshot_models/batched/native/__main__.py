@@ -6,6 +6,7 @@ the environment variable NUMBA_CACHE_DIR names.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -16,8 +17,9 @@ from kshot_models.batched.native.jit import compile_all, compile_one, count_kern
 def main() -> int:
     """Compile them, as many at once as there are cores; 0."""
     begun = time.perf_counter()
-    with ProcessPoolExecutor() as processes:
-        list(processes.map(compile_one, range(count_kernels())))
+    with contextlib.suppress(OSError, ImportError):  # a system without semaphores, as in some builds: one by one
+        with ProcessPoolExecutor() as processes:
+            list(processes.map(compile_one, range(count_kernels())))
     count = compile_all()
     print(f"{count} kernels are ready, after {time.perf_counter() - begun:.1f} s")  # noqa: T201 - a command
     return 0
