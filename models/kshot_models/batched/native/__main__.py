@@ -17,9 +17,9 @@ from kshot_models.batched.native.jit import compile_all, compile_one, count_kern
 def main() -> int:
     """Compile them, as many at once as there are cores; 0."""
     begun = time.perf_counter()
-    with contextlib.suppress(OSError, ImportError):  # a system without semaphores, as in some builds: one by one
-        with ProcessPoolExecutor() as processes:
-            list(processes.map(compile_one, range(count_kernels())))
+    # A system without semaphores, as in some builds, has no such processes: one by one then.
+    with contextlib.suppress(OSError, ImportError), ProcessPoolExecutor() as processes:
+        list(processes.map(compile_one, range(count_kernels())))
     count = compile_all()
     print(f"{count} kernels are ready, after {time.perf_counter() - begun:.1f} s")  # noqa: T201 - a command
     return 0
