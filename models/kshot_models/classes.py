@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kshot_models.types import Examples
+from kshot_models.types import Examples, Predictor
 
-__all__ = ["class_members", "mask_absent", "present_classes"]
+__all__ = ["class_members", "mask_absent", "masked", "present_classes"]
 
 
 def class_members(support: Examples, way: int, dtype: torch.dtype) -> Tensor:
@@ -25,3 +25,10 @@ def present_classes(support: Examples, way: int) -> Tensor:
 def mask_absent(logits: Tensor, present: Tensor) -> Tensor:
     """Logits (q, way) with the least finite number in the columns of absent classes: probability and gradient 0."""
     return logits.masked_fill(present == 0, torch.finfo(logits.dtype).min)
+
+
+def masked(logits: Predictor | None, present: Tensor) -> Predictor | None:
+    """`mask_absent` of all that a predictor answers."""
+    if logits is None or bool(present.all()):
+        return logits
+    return lambda inputs: mask_absent(logits(inputs), present)

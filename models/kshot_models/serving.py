@@ -15,19 +15,22 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from kshot_models.types import Params
+from kshot_models.types import Learner, MetaParams, Params, Predictor, TaskParams
 
 __all__ = [
+    "Prepares",
     "alone",
     "being_transformed",
     "inner_gradient",
     "kept_briefly",
     "plain_autograd",
+    "prepared",
     "serving",
     "transformable",
 ]
@@ -70,6 +73,24 @@ def being_transformed() -> bool:
     """Whether a transform of torch.func is at work on what this thread computes."""
     active: bool = torch._C._are_functorch_transforms_active()  # noqa: SLF001 - torch has no other name for it
     return active
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A learner that can get ready for a task."""
+
+    def prepare(self, meta: MetaParams, task: TaskParams) -> Predictor | None:
+        """`predict` for these parameters, with all done that inputs do not change; None if nothing can be.
+
+        What it returns computes while serving, and refers to the parameters' memory.
+        """
+        ...
+
+
+def prepared(learner: Learner, meta: MetaParams, task: TaskParams) -> Predictor:
+    """`learner.predict` for one task, for whoever asks more than once, within `serving`."""
+    ready = learner.prepare(meta, task) if isinstance(learner, Prepares) else None
+    return ready or functools.partial(learner.predict, meta, task)
 
 
 def inner_gradient(

@@ -12,13 +12,13 @@ Shapes: n examples, *x the shape of one input, way classes. A `tasks` axis in fr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["Episode", "Examples", "Learner", "MetaParams", "Params", "TaskParams"]
+__all__ = ["Episode", "Examples", "Learner", "MetaParams", "Params", "Predictor", "TaskParams"]
 
 Params: TypeAlias = dict[str, Tensor]
 TaskParams: TypeAlias = Params
@@ -45,6 +45,10 @@ class MetaParams(NamedTuple):
     init: Params  # the network and the head before adaptation
     inner: Params  # what the inner optimizer learned: rates, gates, moments; empty for plain SGD
     stats: Params  # statistics that are counted, not learned by gradient
+
+
+Predictor: TypeAlias = Callable[[Tensor], Tensor]
+"""Inputs (q, *x) -> logits (q, way), for one task."""
 
 
 class Learner(Protocol):

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from kshot_models.batched.native.classifier import Classifier
 from kshot_models.batched.native.descent import descend
 from kshot_models.inner.transformation import Objective
 from kshot_models.networks import cpu_blocks
 from kshot_models.serving import (
     inner_gradient,
     plain_autograd,
+    prepared,
     serving,
     transformable,
 )
@@ -44,6 +46,43 @@ def test_serving_changes_no_answer(name: str, network: str, norm: str, make_exam
     torch.testing.assert_close(
         logits.softmax(-1), learner.predict(meta, task, query.inputs).softmax(-1), rtol=0, atol=1e-10
     )
+
+
+PREPARED = [(name, network, "support") for name in LEARNERS for network in NETWORKS] + [
+    ("proto-sgd", network, norm) for network in NETWORKS for norm in (*NORMS, "transductive")
+]
+
+
+@pytest.mark.parametrize(("name", "network", "norm"), PREPARED)
+def test_who_is_prepared_answers_the_same(
+    name: str, network: str, norm: str, make_examples: Callable[..., Examples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, meta = make_learner(name, network, norm)
+    meta = meta_map(Tensor.float, meta)
+    support, query = (
+        examples._replace(inputs=examples.inputs.float()) for examples in (make_examples(), make_examples(seed=1))
+    )
+    support.weights[-1] = 0  # padding, and a fourth class that nobody has
+    calls = []
+
+    def counted(classifier: Classifier, images: Tensor) -> Tensor:
+        calls.append(len(images))
+        return ask(classifier, images)
+
+    ask = Classifier.__call__
+    monkeypatch.setattr(Classifier, "__call__", counted)
+    with serving():
+        task = learner.adapt(meta, support._replace(weights=support.weights.float()), way=4)
+        expected = learner.predict(meta, task, query.inputs).softmax(-1)
+        predictor = prepared(learner, meta, task)
+        for inputs in (query.inputs, query.inputs.contiguous(memory_format=torch.channels_last)):
+            torch.testing.assert_close(predictor(inputs).softmax(-1), expected, rtol=0, atol=1e-5)
+        (alone,) = predictor(query.inputs[1:2]).softmax(-1)
+    if norm != "transductive":
+        torch.testing.assert_close(alone, expected[1], rtol=0, atol=1e-5)
+    # In single precision, Conv4 and a linear head are one function that refers to the weights.
+    linear = not name.startswith(("matching", "snail"))
+    assert bool(calls) == (linear and network != "mlp" and norm in {"support", "per_step"})
 
 
 SHORT = [

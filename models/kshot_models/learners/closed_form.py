@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kshot_models.classes import mask_absent, present_classes
+from kshot_models.classes import mask_absent, masked, present_classes
 from kshot_models.heads.head import Head, linear_logits
 from kshot_models.manifest import NormMode
 from kshot_models.networks.network import Network
 from kshot_models.tree import prefixed, under
-from kshot_models.types import Examples, MetaParams, TaskParams
+from kshot_models.types import Examples, MetaParams, Predictor, TaskParams
 
 __all__ = ["ClosedFormLearner"]
 
@@ -55,3 +55,10 @@ class ClosedFormLearner:
         moments = under("moments.", task) if self.norm == "support" else None
         features, _ = self.network.apply(under("body.", meta.init), inputs, weights=weights, moments=moments)
         return mask_absent(linear_logits(features, under("head.", task)), task["present"])
+
+    def prepare(self, meta: MetaParams, task: TaskParams) -> Predictor | None:
+        """See serving.Prepares."""
+        if self.network.prepare is None or self.norm != "support":
+            return None
+        logits = self.network.prepare(under("body.", meta.init), under("head.", task), under("moments.", task))
+        return masked(logits, task["present"])

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from kshot_models.batched import native
-from kshot_models.classes import mask_absent, present_classes
+from kshot_models.classes import mask_absent, masked, present_classes
 from kshot_models.heads.head import Head, linear_logits
 from kshot_models.inner.transformation import InnerOptimizer, State
 from kshot_models.losses import Loss, weighted_cross_entropy
@@ -30,7 +30,7 @@ from kshot_models.networks.network import Network
 from kshot_models.per_step import fresh_moments, gains_at, is_norm, moments_at, query_row, with_rows
 from kshot_models.serving import alone, inner_gradient, transformable
 from kshot_models.tree import prefixed, tree_add, tree_map, under
-from kshot_models.types import Examples, MetaParams, Params, TaskParams
+from kshot_models.types import Examples, MetaParams, Params, Predictor, TaskParams
 
 __all__ = ["GradientLearner"]
 
@@ -82,6 +82,14 @@ class GradientLearner:
     def predict(self, meta: MetaParams, task: TaskParams, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
         """See Learner."""
         return self.answer(meta, task, inputs, weights)[0]
+
+    def prepare(self, meta: MetaParams, task: TaskParams) -> Predictor | None:
+        """See serving.Prepares."""
+        if self.network.prepare is None or self.norm not in {"support", "per_step"}:
+            return None
+        fast = under("weights.", task)
+        logits = self.network.prepare(self._body(meta, fast), under("head.", fast), under("moments.", task))
+        return masked(logits, task["present"]) if self.loss is weighted_cross_entropy else logits
 
     def answer(
         self, meta: MetaParams, task: TaskParams, inputs: Tensor, weights: Tensor | None = None

@@ -20,11 +20,11 @@ from kshot_models.inner.transformation import Rates
 from kshot_models.manifest import InputSpec, NormMode
 from kshot_models.networks.batched_blocks import batched_blocks
 from kshot_models.networks.block import BlockShape
-from kshot_models.networks.cpu_blocks import cpu_blocks, cpu_descend, cpu_pullback
-from kshot_models.networks.network import Network, Pull
+from kshot_models.networks.cpu_blocks import cpu_blocks, cpu_classifier, cpu_descend, cpu_pullback
+from kshot_models.networks.network import Descent, Network, Prepare, Pull, Pullback
 from kshot_models.norm import NormPass
 from kshot_models.serving import being_transformed
-from kshot_models.types import Examples, Params
+from kshot_models.types import Examples, Params, Predictor
 
 __all__ = ["conv4"]
 
@@ -61,39 +61,55 @@ def conv4(
     def init(generator: torch.Generator) -> Params:
         return _drawn((input.channels, *channels), generator, biases=norm == "none")
 
+    def passed(weights: Tensor | None, moments: Params | None) -> NormPass:
+        return NormPass(norm, weights, moments, norm_epsilon, norm_groups)
+
     def apply(
         params: Params, inputs: Tensor, *, weights: Tensor | None, moments: Params | None
     ) -> tuple[Tensor, Params]:
-        norms = NormPass(norm, weights, moments, norm_epsilon, norm_groups)
+        norms = passed(weights, moments)
         features = _blocks(inputs, norms)(params, inputs, norms, len(channels), shape)
-        return embedding(features), norms.used
+        return features.flatten(1) if readout == "flatten" else features.mean((2, 3)), norms.used
 
-    def embedding(features: Tensor) -> Tensor:
-        return features.flatten(1) if readout == "flatten" else features.mean((2, 3))
+    size = channels[-1] * (height * width if readout == "flatten" else 1)
+    return Network(init, apply, size, *_without_autograd(passed, len(channels), shape, mean=readout == "mean"))
+
+
+def _without_autograd(
+    passed: Callable[[Tensor | None, Params | None], NormPass], count: int, shape: BlockShape, *, mean: bool
+) -> tuple[Pullback, Descent, Prepare]:
+    """What the blocks of a CPU can do at once; each gives None where these are not the blocks to run."""
 
     def pullback(params: Params, inputs: Tensor, *, weights: Tensor | None) -> tuple[Tensor, Pull] | None:
-        norms = NormPass(norm, weights, None, norm_epsilon, norm_groups)
+        norms = passed(weights, None)
         if _blocks(inputs, norms) is not cpu_blocks:
             return None
-        features, pull_blocks = cpu_pullback(params, inputs, norms, len(channels), shape)
+        features, pull_blocks = cpu_pullback(params, inputs, norms, count, shape)
+        positions = features.shape[2] * features.shape[3]
 
         def pull(grad: Tensor) -> Params:
-            if readout == "flatten":
-                return pull_blocks(grad.view(features.shape))
-            return pull_blocks((grad / (height * width))[..., None, None].expand(features.shape))
+            if mean:
+                return pull_blocks((grad / positions)[..., None, None].expand(features.shape))
+            return pull_blocks(grad.view(features.shape))
 
-        return embedding(features), pull
+        return features.mean((2, 3)) if mean else features.flatten(1), pull
 
     def descend(
         params: Params, head: Params, support: Examples, present: Tensor, rates: Callable[[str], Rates | None]
     ) -> Params | None:
-        norms = NormPass(norm, support.weights, None, norm_epsilon, norm_groups)
+        norms = passed(support.weights, None)
         if _blocks(support.inputs, norms) is not cpu_blocks:
             return None
-        return cpu_descend(params, head, support, present, rates, norms, len(channels), shape, mean=readout == "mean")
+        return cpu_descend(params, head, support, present, rates, norms, count, shape, mean=mean)
 
-    size = channels[-1] * (height * width if readout == "flatten" else 1)
-    return Network(init, apply, size, pullback, descend)
+    def prepare(params: Params, head: Params, moments: Params) -> Predictor | None:
+        norms = passed(None, moments)
+        if _blocks(params["conv1.weight"], norms) is not cpu_blocks:
+            return None
+        classifier = cpu_classifier(params, head, norms, count, shape, mean=mean)
+        return lambda inputs: classifier(inputs.movedim(1, -1))
+
+    return pullback, descend, prepare
 
 
 def _drawn(channels: tuple[int, ...], generator: torch.Generator, *, biases: bool) -> Params:

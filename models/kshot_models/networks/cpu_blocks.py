@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from kshot_models.batched import applied, native
 from kshot_models.batched.native import blocks
 from kshot_models.batched.native.blocks import Extra, Keep, Sizes
+from kshot_models.batched.native.classifier import Classifier
 from kshot_models.batched.native.descent import Classes, descend
 from kshot_models.inner.transformation import Rates
 from kshot_models.networks.block import BlockShape
@@ -25,7 +26,7 @@ from kshot_models.norm import NormPass
 from kshot_models.serving import kept_briefly
 from kshot_models.types import Examples, Params
 
-__all__ = ["cpu_blocks", "cpu_descend", "cpu_pullback"]
+__all__ = ["cpu_blocks", "cpu_classifier", "cpu_descend", "cpu_pullback"]
 
 
 def cpu_blocks(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> Tensor:
@@ -55,6 +56,27 @@ def cpu_blocks(params: Params, inputs: Tensor, norms: NormPass, count: int, shap
             norms.record(name, mean, variance)
     result: Tensor = features[0].movedim(-1, 1)
     return result
+
+
+def cpu_classifier(
+    params: Params, head: Params, norms: NormPass, count: int, shape: BlockShape, *, mean: bool
+) -> Classifier:
+    """Blocks and head for images by given moments, which may be asked any number of times."""
+    flat = _flat(params, count)
+    with_moments = list[Tensor]()
+    for i in range(count):
+        moments = norms.moments(f"norm{i + 1}")
+        assert moments is not None  # they are given for every layer
+        with_moments += [*flat[3 * i : 3 * i + 3], *moments]
+    return Classifier(
+        with_moments,
+        head["weight"],
+        head["bias"],
+        stride=shape.stride,
+        pool=shape.pool,
+        epsilon=shape.epsilon,
+        mean=mean,
+    )
 
 
 def cpu_pullback(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> tuple[Tensor, Pull]:
@@ -109,13 +131,19 @@ def cpu_descend(
     return {name: each for name, each, rate in zip(names, found, given, strict=True) if rate is not None}
 
 
+def _flat(params: Params, count: int) -> list[Tensor]:
+    """Filters (outside, 3, 3, inside), gain, bias, filters, ..."""
+    flat = list[Tensor]()
+    for i in range(1, count + 1):
+        flat += [params[f"conv{i}.weight"].permute(0, 2, 3, 1), params[f"norm{i}.gain"], params[f"norm{i}.bias"]]
+    return flat
+
+
 def _laid_out(
     params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape
 ) -> tuple[Tensor, Tensor, list[Tensor], Sizes]:
     """Images (1, n, height, width, channels), shares (1, n), and filters, gain, bias, filters, ... of one task."""
-    images, share, flat = inputs.movedim(1, -1)[None], norms.share(inputs)[None], list[Tensor]()
-    for i in range(1, count + 1):
-        flat += [params[f"conv{i}.weight"].permute(0, 2, 3, 1), params[f"norm{i}.gain"], params[f"norm{i}.bias"]]
+    images, share, flat = inputs.movedim(1, -1)[None], norms.share(inputs)[None], _flat(params, count)
     outside = tuple(len(filters) for filters in flat[::3])
     return (
         images,

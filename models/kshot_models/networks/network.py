@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from kshot_models.inner.transformation import Rates
-from kshot_models.types import Examples, Params
+from kshot_models.types import Examples, Params, Predictor
 
-__all__ = ["Apply", "Descent", "Network", "Pull", "Pullback"]
+__all__ = ["Apply", "Descent", "Network", "Prepare", "Pull", "Pullback"]
 
 
 class Apply(Protocol):
@@ -76,6 +76,23 @@ class Descent(Protocol):
         ...
 
 
+class Prepare(Protocol):
+    """The forward pass of a network by given moments and a linear head, with all done that inputs do not change."""
+
+    def __call__(self, params: Params, head: Params, moments: Params) -> Predictor | None:
+        """Get ready.
+
+        Args:
+            params: of the network.
+            head: weight (way, features) and bias (way,).
+            moments: of the norms.
+
+        Returns:
+            inputs (n, *x) -> logits (n, way); None where nothing is to be gained.
+        """
+        ...
+
+
 class Network(NamedTuple):
     """An embedding network."""
 
@@ -84,3 +101,4 @@ class Network(NamedTuple):
     features: int
     pullback: Pullback | None = None
     descend: Descent | None = None
+    prepare: Prepare | None = None

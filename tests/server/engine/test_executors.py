@@ -152,7 +152,7 @@ def test_weights_count_their_bytes_and_outlive_their_batch(
     least = 4 * (72 + 576 + 32 + 365 + 32 + 5)
     for each in weights:
         assert isinstance(each, AdaptedWeights)
-        tensors = [each.values] if isinstance(executor, CudaExecutor) else list(each.values.values())
+        tensors = [each.values] if isinstance(executor, CudaExecutor) else list(each.values.params.values())
         assert {tensor.untyped_storage().nbytes() for tensor in tensors} == {each.size_bytes}
         assert least <= each.size_bytes <= least + 64 * len(tensors)
 

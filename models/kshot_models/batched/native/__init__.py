@@ -1,6 +1,6 @@
 """The operations of kshot_models.batched for a CPU, in single precision: compiled by Numba."""
 
-from kshot_models.batched.native import blocks, descent
+from kshot_models.batched.native import blocks, classifier, descent
 from kshot_models.batched.native.convolution import convolve, gradients, input_gradient, weight_gradient
 from kshot_models.batched.native.head import linear_cross_entropy
 from kshot_models.batched.native.normalization import normalize, normalize_gradient, normalize_second_gradient
@@ -8,6 +8,7 @@ from kshot_models.batched.native.scaling import scale, scale_gradient
 
 __all__ = [
     "blocks",
+    "classifier",
     "convolve",
     "descent",
     "gradients",

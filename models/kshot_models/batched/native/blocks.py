@@ -207,10 +207,10 @@ def back(
     return Passed([*above, grad], sent, of_images if there else None, found)
 
 
-def point_to_values(table: Table, params: Sequence[int], values: Tensor, sizes: Sizes) -> None:
+def point_to_values(table: Table, params: Sequence[int] | Table, values: Tensor, sizes: Sizes) -> None:
     """Write into a table where filters, gain, bias, filters, ... are, and where a run has its values."""
     places = plan_of(sizes).places
-    table[:, _FILTERS : _BIAS + 1] = np.array(params).reshape(-1, 3)
+    table[:, _FILTERS : _BIAS + 1] = np.asarray(params).reshape(-1, 3)
     table[:, _RAW : _FOUND + 1] = np.where(places < 0, 0, values.data_ptr() + _BYTES * places)
 
 

@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 IMAGES, FILTERS = 1, 2  # which gradients are wanted
+_FEW_POSITIONS = 36  # for which filters are not worth Winograd's transform: a query on the last block
 
 
 def convolve(inputs: Tensor, filters: Tensor, stride: int, precision: str = "ieee") -> Tensor:
@@ -83,7 +84,8 @@ def _gradients(
 @inlined
 def convolve_task(images: Array4, filters: Array2, stride: int, out: Array4) -> None:
     """(n, height, width, inside) by (outside, 9 inside) -> (n, height / stride, width / stride, outside)."""
-    if winograd.suits(images.shape[3], filters.shape[0], stride):
+    few = images.shape[0] * images.shape[1] * images.shape[2] <= _FEW_POSITIONS
+    if winograd.suits(images.shape[3], filters.shape[0], stride) and not few:
         winograd.convolve(images, filters, out)
     else:
         patches.convolve(images, filters, stride, out)

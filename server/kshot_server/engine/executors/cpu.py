@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,23 +19,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kshot_models.costs import measure_costs
-from kshot_models.load import LoadedLearner, normalise
+from kshot_models.load import LoadedLearner, normalise_by
 from kshot_models.manifest import InputSpec, Limits
-from kshot_models.serving import serving
+from kshot_models.serving import prepared, serving
 from kshot_models.tree import meta_map
-from kshot_models.types import Examples
+from kshot_models.types import Examples, Params, Predictor
 from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
 from kshot_server.engine.executors.own_memory import in_own_memory
-from kshot_server.engine.executors.results import DIVERGED, probabilities
+from kshot_server.engine.executors.results import DIVERGED, probabilities_of_each
 from kshot_server.engine.requests import Failed, Support
 
 if TYPE_CHECKING:
     from kshot_server.engine.served import ModelSource
 
-__all__ = ["CpuExecutor"]
+__all__ = ["CpuExecutor", "Ready"]
 
 _BATCH_FLOPS = 2e8  # some milliseconds of one core: dozens of single queries, one adaptation
 _QUERIES_AT_ONCE = 128
+
+
+class Ready(NamedTuple):
+    """A session's task parameters, and the function that predicts with them."""
+
+    params: Params
+    predictor: Predictor
 
 
 class CpuExecutor:
@@ -99,7 +107,8 @@ class CpuExecutor:
     @serving()
     def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
         """See Executor."""
-        return [_predict(model, queries) for queries in batch]
+        logits = [_predict(model, queries)[:, : queries.weights.way] for queries in batch]
+        return probabilities_of_each(logits, model.manifest.calibration.temperature)
 
 
 def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
@@ -112,18 +121,17 @@ def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
     values, memory = in_own_memory(task)
     if not memory.view(torch.float32).isfinite().all():
         return DIVERGED
-    return AdaptedWeights(values, support.way, None, memory.nbytes)
+    ready = Ready(values, prepared(model.learner, model.meta_params, values))
+    return AdaptedWeights(ready, support.way, None, memory.nbytes)
 
 
-def _predict(model: ServedModel, queries: Queries) -> NDArray[np.float32] | Failed:
-    task, way = queries.weights.values, queries.weights.way
+def _predict(model: ServedModel, queries: Queries) -> NDArray[np.float32]:
+    predictor = cast("Ready", queries.weights.values).predictor
     # Only transductive norms look from one row to another; the others' lists are cut to bound the memory.
     at_once = len(queries.inputs) if model.manifest.learner.norm == "transductive" else _QUERIES_AT_ONCE
-    logits = [
-        model.learner.predict(model.meta_params, task, _to_inputs(chunk, model.manifest.input))
-        for chunk in _chunks(queries.inputs, at_once)
-    ]
-    return probabilities(torch.cat(logits)[:, :way].numpy(), model.manifest.calibration.temperature)
+    logits = [predictor(_to_inputs(chunk, model.manifest.input)) for chunk in _chunks(queries.inputs, at_once)]
+    found: NDArray[np.float32] = (logits[0] if len(logits) == 1 else torch.cat(logits)).numpy()
+    return found
 
 
 def _chunks(inputs: NDArray[np.uint8], at_once: int) -> list[NDArray[np.uint8]]:
@@ -131,7 +139,17 @@ def _chunks(inputs: NDArray[np.uint8], at_once: int) -> list[NDArray[np.uint8]]:
 
 
 def _to_inputs(pixels: NDArray[np.uint8], spec: InputSpec) -> Tensor:
-    return _channels_last(normalise(torch.tensor(pixels), spec))
+    """As `normalise`, and laid out channels-last."""
+    levels = _levels(tuple(spec.mean), tuple(spec.std))
+    values = levels[0].take(pixels) if len(levels) == 1 else levels[np.arange(len(levels)), pixels]
+    return torch.from_numpy(values).movedim(-1, -3)
+
+
+@lru_cache(maxsize=64)
+def _levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
+    """What each value of a pixel becomes, (channels, 256): sooner looked up than computed."""
+    values = torch.arange(256, dtype=torch.uint8).view(256, 1).expand(256, len(mean))
+    return normalise_by(values[:, None], torch.tensor(mean), torch.tensor(std))[..., 0].contiguous().numpy()
 
 
 def _channels_last(values: Tensor) -> Tensor:

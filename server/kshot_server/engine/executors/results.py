@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from kshot_server.engine.requests import Failed
 
-__all__ = ["DIVERGED", "probabilities"]
+__all__ = ["DIVERGED", "probabilities", "probabilities_of_each"]
 
 DIVERGED = Failed(
     "adaptation_diverged",
@@ -26,3 +28,14 @@ def probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np
     unnormalised = np.exp(shifted)
     result: NDArray[np.float32] = unnormalised / unnormalised.sum(-1, keepdims=True)
     return result
+
+
+def probabilities_of_each(
+    logits: Sequence[NDArray[np.float32]], temperature: float
+) -> list[NDArray[np.float32] | Failed]:
+    """`probabilities` of each entry; many small ones of one way cost as much as one."""
+    if len({each.shape[1] for each in logits}) == 1:
+        together = probabilities(np.concatenate(logits), temperature)
+        if not isinstance(together, Failed):
+            return list(np.split(together, np.cumsum([len(each) for each in logits])[:-1]))
+    return [probabilities(each, temperature) for each in logits]
