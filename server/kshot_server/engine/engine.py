@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any
@@ -91,6 +92,10 @@ class Engine:
         answered.set_result(ticket)
         return answered
 
+    def together(self) -> AbstractContextManager[None]:
+        """Work on what this thread submits within begins at the end of it, in batches of all of it."""
+        return self._scheduler.together()
+
     def warm_up(self) -> dict[str, Failed]:
         """Load the newest version of every model and use it once on each lane.
 
@@ -145,7 +150,6 @@ class Engine:
         if problem := check_request(request, entry.manifest):
             return problem
         ticket = Ticket(request, entry.manifest, self._settle)
-        # Under the lock, so that no ticket can reach the scheduler's inbox after the message that closes it.
         with self._lock:
             if self._closed:
                 return DRAINING
@@ -156,7 +160,7 @@ class Engine:
                     action="wait and try again",
                 )
             self._pending += 1
-            self._scheduler.submit(ticket)
+        self._scheduler.submit(ticket)
         return ticket
 
     def _find(self, digest: str) -> ModelEntry | Failed:

@@ -1,21 +1,22 @@
-"""The scheduler: one thread that owns the backlog, the cache and the adaptations under way; all else comes as an event.
+"""The scheduler: what waits, what is under way, and who works on it next. One lock guards all of it.
 
-    submit ─ Ticket ──▶ ┌───────────┐ ── batch ──▶ lane (thread) ── executor
-                        │ scheduler │
-    close ── Close ───▶ └───────────┘ ◀── Computed ──┘
+    submit ─ ticket ──▶ cache? under way? else backlog ──▶ lane: take a batch, compute it (no lock), answer, again
+                                                  ▲                                            │
+                                                  └──── predictions that waited for weights ───┘
 
 A ticket finds weights in the cache, or joins an adaptation of its session that waits or runs already, or begins one.
-The next batch is chosen while others run, and starts when a lane is free: at once on an idle engine, else after a short
-wait for company where the executor says that this pays.
+A lane is a thread that works as long as there is work: it starts at once on an idle engine, else after a short wait for
+company where the executor says that this pays. There is no thread between those who submit and the lanes: waking one
+takes as long as classifying an image.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeAlias
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,14 +34,6 @@ from kshot_server.engine.work import Adaptation, Prediction, Ticket, Work
 __all__ = ["DRAINING", "Scheduler"]
 
 DRAINING = Failed("draining", "this engine is shutting down", action="try again: another replica will answer")
-
-
-class _Close:
-    """No more tickets will come."""
-
-
-_CLOSE: Final = _Close()
-Event: TypeAlias = Ticket | Computed | _Close
 
 
 class Scheduler:
@@ -71,7 +64,6 @@ class Scheduler:
         self._cache = cache
         self._stats = stats
         self._max_wait_seconds = max_wait_seconds if executor.waits_pay else 0.0
-        self._inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._backlog = Backlog(
             batch_flops=executor.batch_flops,
             lanes=executor.lanes,
@@ -79,10 +71,12 @@ class Scheduler:
             keep=self._keep,
         )
         self._under_way: dict[tuple[str, str], Adaptation] = {}  # by model and session; waiting or running
-        self._running = 0
+        self._at_work = 0  # lanes
+        self._running = 0  # batches: a lane without one waits for work to be ripe
+        self._gathering = 0
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="kshot-scheduler", daemon=True)
-        self._thread.start()
+        # May be entered again: who is answered may submit more before it returns.
+        self._changed = threading.Condition(threading.RLock())
 
     @property
     def queued(self) -> int:
@@ -95,50 +89,89 @@ class Scheduler:
         return self._running
 
     def submit(self, ticket: Ticket) -> None:
-        """Take on a ticket; it will be answered. Not to be called after `close`."""
-        self._inbox.put(ticket)
+        """Take on a ticket; it will be answered."""
+        with self._changed:
+            if self._closing:
+                ticket.answer(DRAINING)
+            else:
+                self._hear(ticket)
+                self._put_to_work()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let lanes begin with what the calling thread submits within only at the end of it."""
+        with self._changed:
+            self._gathering += 1
+            try:
+                yield
+            finally:
+                self._gathering -= 1
+                self._put_to_work()
 
     def close(self) -> None:
         """Finish what runs and the predictions that follow from it, answer the rest `draining`, and end."""
-        self._inbox.put(_CLOSE)
-        self._thread.join()
+        with self._changed:
+            self._closing = True
+            for work in self._backlog.drain():
+                self._forget(work)
+                for ticket in work.tickets:
+                    ticket.answer(DRAINING)
+            self._changed.notify_all()
+            while self._at_work:
+                self._changed.wait()
 
-    def _run(self) -> None:
-        while not (self._closing and self._running == 0):
-            for event in self._events():
-                self._hear(event)
-            while self._running < self._executor.lanes and (works := self._backlog.take(time.monotonic())):
-                self._start(works)
-
-    def _events(self) -> list[Event]:
-        """Wait for an event or for work to be ripe, then take all that has come: it may fit in one batch."""
-        events: list[Event] = []
-        wait = None
-        if self._running < self._executor.lanes and len(self._backlog):
-            wait = max(self._backlog.ripe_at() - time.monotonic(), 0.0)
+    def _put_to_work(self) -> None:
+        """Have one lane more at work if there is work for it; it does the same in its turn."""
+        if self._gathering or not len(self._backlog):
+            return
+        if self._at_work == self._executor.lanes:
+            self._changed.notify_all()  # those that wait for company; there may be enough of it now
+            return
+        self._at_work += 1
         try:
-            events.append(self._inbox.get(timeout=wait))
-            while True:
-                events.append(self._inbox.get_nowait())
-        except queue.Empty:
-            return events
+            self._lanes.submit(self._work)
+        except RuntimeError as error:  # the machine gives no more threads
+            self._at_work -= 1
+            if not self._at_work:
+                works = self._backlog.drain()
+                for failed in _one_kind_each(works):
+                    self._hear(failed_batch(failed, internal_error("starting a batch", error)))
 
-    def _hear(self, event: Event) -> None:
+    def _work(self) -> None:
+        """What a lane does: batch after batch, until there are no more."""
+        while works := self._next():
+            computed = compute_batch(self._executor, self._served, works)
+            with self._changed:
+                self._running -= 1
+                self._hear(computed)
+
+    def _next(self) -> list[Work]:
+        """The next batch, once one is ripe; empty if no work is left, and then the lane is at work no more."""
+        with self._changed:
+            while len(self._backlog):
+                if works := self._backlog.take(time.monotonic()):
+                    self._running += 1
+                    self._put_to_work()
+                    return works
+                if len(self._backlog):
+                    self._changed.wait(max(self._backlog.ripe_at() - time.monotonic(), 0.0))
+            self._at_work -= 1
+            self._changed.notify_all()
+            return []
+
+    def _hear(self, event: Ticket | Computed) -> None:
         try:
-            match event:
-                case Ticket():
-                    self._accept(event)
-                case Computed():
-                    self._finish(event)
-                case _:
-                    self._refuse_the_rest()
-        except Exception as error:  # noqa: BLE001 - this thread must live: everybody's answers depend on it
+            if isinstance(event, Ticket):
+                self._accept(event)
+            else:
+                self._finish(event)
+        except Exception as error:  # noqa: BLE001 - lanes must live: everybody's answers depend on them
             self._give_up(event, internal_error("scheduling", error))
 
-    def _give_up(self, event: Event, failed: Failed) -> None:
+    def _give_up(self, event: Ticket | Computed, failed: Failed) -> None:
         """Answer whoever waits for what `event` was about and has no answer yet."""
         tickets = [event] if isinstance(event, Ticket) else []
-        for work in event.works if isinstance(event, Computed) else []:
+        for work in [] if isinstance(event, Ticket) else event.works:
             tickets += work.tickets
             self._forget(work)
         for ticket in tickets:
@@ -190,15 +223,7 @@ class Scheduler:
         if isinstance(work, Adaptation):
             self._under_way.pop((work.model, work.session), None)
 
-    def _start(self, works: list[Work]) -> None:
-        self._running += 1
-        try:
-            self._lanes.submit(lambda: self._inbox.put(compute_batch(self._executor, self._served, works)))
-        except RuntimeError as error:  # the machine gives no more threads
-            self._finish(failed_batch(works, internal_error("starting a batch", error)))
-
     def _finish(self, computed: Computed) -> None:
-        self._running -= 1
         works = computed.works
         self._stats.count_batch(works[0].op, len(works), computed.seconds)
         for ticket in (ticket for work in works for ticket in work.tickets):
@@ -228,9 +253,7 @@ class Scheduler:
         else:
             ticket.answer(Classified(answer, ticket.timings(), "recomputed" if work.recomputed else "device"))
 
-    def _refuse_the_rest(self) -> None:
-        self._closing = True
-        for work in self._backlog.drain():
-            self._forget(work)
-            for ticket in work.tickets:
-                ticket.answer(DRAINING)
+
+def _one_kind_each(works: list[Work]) -> list[list[Work]]:
+    kinds = [[work for work in works if isinstance(work, kind)] for kind in (Adaptation, Prediction)]
+    return [kind for kind in kinds if kind]

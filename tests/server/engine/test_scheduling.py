@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,35 @@ def test_sessions_that_wait_ride_in_one_batch(hold: Hold, make_task: MakeTask, e
     assert batch_sizes(bench.engine, "adapt") == [1, 8]
     assert batch_sizes(bench.engine, "predict") == [8]
     assert {outcome.timings.batch_size for outcome in outcomes if isinstance(outcome, Classified)} == {8}
+
+
+def test_what_is_submitted_together_is_one_batch_on_an_idle_engine(gated: Any, make_task: MakeTask) -> None:
+    gated.learner.gate.set()
+    with Engine(gated, executor=one_lane(), max_wait_ms=0) as engine:
+        engine.submit(make_task(1000, size=4).adapt(gated.digest)).result(20)  # what it costs is known from now on
+        tasks = [make_task(i, size=4) for i in range(8)]
+        with engine.together():
+            futures = [engine.submit(task.adapt(gated.digest)) for task in tasks]
+            with engine.together():
+                futures.append(engine.submit(tasks[0].classify(gated.digest)))
+            assert not any(future.done() for future in futures)
+        assert all(isinstance(future.result(20), Adapted | Classified) for future in futures)
+        assert batch_sizes(engine, "adapt") == [1, 8]
+
+
+def test_who_is_answered_may_submit_before_it_returns(gated: Any, make_task: MakeTask) -> None:
+    gated.learner.gate.set()
+    task, found = make_task(0, size=4), list[Any]()
+    with Engine(gated, executor=one_lane()) as engine:
+        done = threading.Event()
+
+        def go_on(_: Any) -> None:
+            found.append(engine.submit(task.classify(gated.digest)))
+            done.set()
+
+        engine.submit(task.adapt(gated.digest)).add_done_callback(go_on)
+        assert done.wait(20)
+        assert isinstance(found[0].result(20), Classified)
 
 
 def test_batches_are_split_by_cost(gated: Any, hold: Hold, make_task: MakeTask) -> None:
