@@ -15,6 +15,7 @@ in engine_line.py, and tests/contract holds each defect that we work around.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import multiprocessing
@@ -118,6 +119,8 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """What runs in each API process around its requests."""
         configure_logs(self._settings.log_level, self._settings.log_format)
+        gc.collect()
+        gc.freeze()  # what is there now stays: no collection needs to look at it again
         async with super().lifespan(app):
             self._fleet.start()
             end_when_drained(self.shared, lambda: self._mounted.admission.in_flight)

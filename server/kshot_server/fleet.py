@@ -1,8 +1,8 @@
 """The HTTP side's view of the engines: which are up, which one gets a request, what happens when one dies.
 
-    submit(request) ── pick by session id ──▶ station ── Line.call(Submit) ──▶ engine process
+    submit(request) ── pick by session id ──▶ station ── Line.send ──▶ engine process
                                                 │
-                        its process dies ───────┴──▶ all its open calls end at once: 503 engine_unavailable
+                        its process dies ───────┴──▶ all its open requests end at once: 503 engine_unavailable
 
 A station is up from the first answered ping of an engine process until that process dies. The ping is more than
 politeness: a process that was killed while it waited on the queue leaves a reader behind in the queue's server, which
@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import os
-import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from kshot_server.engine.requests import AdaptRequest, ClassifyRequest, Outcome
 from kshot_server.faults import Fault
-from kshot_server.messages import Cancel, Message, Ping, Pong, Reply, Submit
+from kshot_server.messages import Cancel, Message, Ping, Pong, Reply
 from kshot_server.shared_state import SharedState
 
 __all__ = ["Fleet", "Line"]
@@ -33,8 +33,11 @@ _LONGEST_PING_SECONDS = 4.0
 class Line(Protocol):
     """A way to one engine process."""
 
-    async def call(self, message: Message) -> Reply:
-        """Send a message and wait for its reply, for as long as it takes; cancelling the call forgets the reply."""
+    def send(self, number: int, message: Message) -> asyncio.Future[Reply]:
+        """Send a message under a number that was not used before; the future gets its reply, however long that takes.
+
+        Cancelling the future, or giving it an end of another kind, forgets the reply.
+        """
 
 
 class _Station:
@@ -42,9 +45,41 @@ class _Station:
 
     def __init__(self, index: int, line: Line) -> None:
         self.index = index
-        self.line = line
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.up = False
+        self._line = line
+        self._numbers = itertools.count()
+        self._open: set[asyncio.Future[Reply]] = set()
+
+    async def ask(self, message: Message) -> Reply:
+        """Send a message and wait for its reply; the engine's death is a Fault.
+
+        A request whose caller is cancelled (deadline passed, client gone) is cancelled in the engine too.
+        """
+        number = next(self._numbers)
+        answer = self._line.send(number, message)
+        self._open.add(answer)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if not isinstance(message, Ping):
+                self._line.send(next(self._numbers), Cancel(number)).cancel()  # nobody waits for its reply
+            raise
+        finally:
+            self._open.discard(answer)
+
+    def lose(self) -> None:
+        """The engine has died: end what was asked of it."""
+        self.up = False
+        for answer in self._open:
+            if not answer.done():
+                answer.set_exception(
+                    Fault(
+                        "engine_unavailable",
+                        "The engine that worked on this request has died; another is being started.",
+                        action="Send the request again; sessions are not lost.",
+                        retry_after=1,
+                    )
+                )
 
     def weight(self, session: str) -> bytes:
         """Rendezvous hashing: the largest weight has the session, and losing a station moves only its own sessions."""
@@ -64,7 +99,6 @@ class Fleet:
         self._stations: list[_Station] = []
         self._change = asyncio.Condition()
         self._watches: list[asyncio.Task[None]] = []
-        self._errands: set[asyncio.Task[Reply]] = set()
 
     @property
     def ready(self) -> bool:
@@ -91,41 +125,17 @@ class Fleet:
             Fault: `engine_unavailable`, the engine died with this request in its hands.
         """
         station = await self._pick(request.session)
-        submission = uuid.uuid4().hex
-        reply = await self._unless_lost(station, station.line.call(Submit(submission, request)), submission)
+        reply = await station.ask(request)
         if isinstance(reply, Pong):
             raise Fault("internal_error", "The engine dropped the request.")
         return reply
 
     async def _pick(self, session: str) -> _Station:
-        async with self._change:
-            await self._change.wait_for(lambda: self.ready)
-        return max((s for s in self._stations if s.up), key=lambda s: s.weight(session))
-
-    async def _unless_lost(self, station: _Station, calling: Awaitable[Reply], submission: str) -> Reply:
-        call = asyncio.ensure_future(calling)
-        try:
-            ended: set[asyncio.Future[Any]] = {call, station.lost}
-            await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
-            if call.done():
-                return call.result()
-        except asyncio.CancelledError:
-            self._send_later(station, Cancel(submission))
-            raise
-        finally:
-            call.cancel()
-        raise Fault(
-            "engine_unavailable",
-            "The engine that worked on this request has died; another is being started.",
-            action="Send the request again; sessions are not lost.",
-            retry_after=1,
-        )
-
-    def _send_later(self, station: _Station, message: Message) -> None:
-        errand = asyncio.ensure_future(station.line.call(message))
-        self._errands.add(errand)  # a task that nobody holds may be collected before it ran
-        errand.add_done_callback(self._errands.discard)
-        asyncio.get_running_loop().call_later(_PING_SECONDS * 4, errand.cancel)
+        if not self.ready:
+            async with self._change:
+                await self._change.wait_for(lambda: self.ready)
+        up = [station for station in self._stations if station.up]
+        return up[0] if len(up) == 1 else max(up, key=lambda station: station.weight(session))
 
     async def _watch(self, station: _Station) -> None:
         last = 0
@@ -140,12 +150,14 @@ class Fleet:
             asyncio.get_running_loop().add_reader(descriptor, _settle, dead)
             try:
                 if await self._answers(station, dead):
-                    await self._set_up(station, up=True)
+                    station.up = True
+                    await self._tell()
                 await dead
             finally:
                 asyncio.get_running_loop().remove_reader(descriptor)
                 os.close(descriptor)
-            await self._set_up(station, up=False)
+            station.lose()
+            await self._tell()
             self._on_death(pid)
 
     async def _next_process(self, station: _Station, last: int) -> int:
@@ -157,18 +169,14 @@ class Fleet:
         seconds = _PING_SECONDS
         while not dead.done():
             try:
-                await asyncio.wait_for(station.line.call(Ping()), seconds)
+                await asyncio.wait_for(station.ask(Ping()), seconds)
             except TimeoutError:
                 seconds = min(2 * seconds, _LONGEST_PING_SECONDS)  # swallowed, or the machine is that slow
             else:
                 return True
         return False
 
-    async def _set_up(self, station: _Station, *, up: bool) -> None:
-        station.up = up
-        if not up:
-            _settle(station.lost)
-            station.lost = asyncio.get_running_loop().create_future()
+    async def _tell(self) -> None:
         async with self._change:
             self._change.notify_all()
 

@@ -1,16 +1,21 @@
-"""What an engine process does with a message: one message in, one reply out, without HTTP or LitServe.
+"""What an engine process does with messages: numbered messages in, numbered replies out, without HTTP or LitServe.
 
-Message -> MessageHandler.handle -> Reply      never raises: an exception would have to cross the process border
+    sender, messages -> MessageHandler.take -> ... -> reply(sender, number, reply)
+
+Replies come when they are ready, from whichever thread that was in. Nothing raises: an exception would have to cross
+the process border.
 """
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Protocol
 
 from kshot_server.engine.requests import AdaptRequest, ClassifyRequest, Outcome
-from kshot_server.messages import Cancel, Message, Ping, Pong, Reply, Submit
+from kshot_server.messages import Cancel, Message, Messages, Ping, Pong, Reply
 
 __all__ = ["MessageHandler", "Submits"]
 
@@ -21,34 +26,42 @@ class Submits(Protocol):
     def submit(self, request: AdaptRequest | ClassifyRequest) -> Future[Outcome]:
         """Take a request; the future gets one outcome and no exception."""
 
+    def together(self) -> AbstractContextManager[None]:
+        """Within it, what is submitted waits for the end: it may fit in one batch."""
+
 
 class MessageHandler:
-    """Keeps the open submissions, so that they can be cancelled."""
+    """Keeps the open requests, so that they can be cancelled.
 
-    def __init__(self, engine: Submits) -> None:
+    Args:
+        engine: works on requests.
+        reply: told sender, number and reply; must not raise.
+    """
+
+    def __init__(self, engine: Submits, reply: Callable[[Hashable, int, Reply], None]) -> None:
         self._engine = engine
-        self._open: dict[str, Future[Outcome]] = {}
+        self._reply = reply
+        self._open: dict[tuple[Hashable, int], Future[Outcome]] = {}
 
-    async def handle(self, message: Message) -> Reply:
-        """Answer one message; many may be open at once."""
+    def take(self, sender: Hashable, messages: Messages) -> None:
+        """Take what came together; many may be open at once."""
+        with self._engine.together():
+            for number, message in messages:
+                self._take(sender, number, message)
+
+    def _take(self, sender: Hashable, number: int, message: Message) -> None:
         match message:
-            case Submit(submission, request):
-                return await self._submit(submission, request)
-            case Cancel(submission):
-                future = self._open.get(submission)
+            case Cancel(of):
+                future = self._open.get((sender, of))
                 if future is not None:
                     future.cancel()  # takes hold only if the engine has not begun, and then the engine drops it
-                return Pong()
+                self._reply(sender, number, Pong())
             case Ping():
-                return Pong()
+                self._reply(sender, number, Pong())
+            case _:
+                future = self._open[sender, number] = self._engine.submit(message)
+                future.add_done_callback(partial(self._answer, sender, number))
 
-    async def _submit(self, submission: str, request: AdaptRequest | ClassifyRequest) -> Reply:
-        future = self._open[submission] = self._engine.submit(request)
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            if not future.cancelled():
-                raise  # this task was cancelled from outside, not the work
-            return Pong()
-        finally:
-            del self._open[submission]
+    def _answer(self, sender: Hashable, number: int, future: Future[Outcome]) -> None:
+        self._open.pop((sender, number), None)
+        self._reply(sender, number, Pong() if future.cancelled() else future.result())

@@ -1,9 +1,12 @@
-"""What crosses the process border between the HTTP side and an engine, beside the engine's own requests and outcomes.
+"""What crosses the process border: numbered messages and their replies, in parcels of as many as have gathered.
 
-    HTTP side                                      engine side (message_handler.py)
-    Submit(submission, request)    ─────────────▶  one Outcome
-    Cancel(submission)             ─────────────▶  Pong; the work is dropped if it has not begun
-    Ping()                         ─────────────▶  Pong
+    HTTP side                                         engine side (message_handler.py)
+    number, AdaptRequest | ClassifyRequest  ──────▶   number, Outcome
+    number, Cancel(number of a request)     ──────▶   number, Pong; the work is dropped if it has not begun
+    number, Ping                            ──────▶   number, Pong
+
+A parcel costs LitServe's queues and their manager process half a millisecond, whatever is in it; so there is no hurry:
+what comes while one is being handed over waits for the next (gathering.py), in both directions.
 
 Plain frozen values: everything here is pickled, so nothing here may hold an exception, a callable or a handle.
 """
@@ -15,22 +18,14 @@ from typing import TypeAlias
 
 from kshot_server.engine.requests import AdaptRequest, ClassifyRequest, Outcome
 
-__all__ = ["Cancel", "Message", "Ping", "Pong", "Reply", "Submit"]
-
-
-@dataclass(frozen=True)
-class Submit:
-    """A request for the engine. `submission` names it for a later `Cancel`."""
-
-    submission: str
-    request: AdaptRequest | ClassifyRequest
+__all__ = ["Cancel", "Message", "Messages", "Ping", "Pong", "Replies", "Reply"]
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Nobody waits for the work of this submission any longer."""
+    """Nobody waits for the work of the request of this number any longer."""
 
-    submission: str
+    number: int
 
 
 @dataclass(frozen=True)
@@ -43,5 +38,9 @@ class Pong:
     """The answer to what needs none."""
 
 
-Message: TypeAlias = Submit | Cancel | Ping
+Message: TypeAlias = AdaptRequest | ClassifyRequest | Cancel | Ping
 Reply: TypeAlias = Outcome | Pong
+Messages: TypeAlias = list[tuple[int, Message]]
+"""A parcel to an engine. Numbers are the sender's own and come once."""
+Replies: TypeAlias = list[tuple[int, Reply]]
+"""A parcel from an engine: replies by the numbers of their messages, in whatever order they were ready."""

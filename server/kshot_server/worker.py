@@ -1,35 +1,41 @@
 """LitServe, 1 of 3: the engine's process. One `EngineAPI` for each device; adapting and classifying share its weights.
 
-    queue ─▶ decode_request ─▶ predict = MessageHandler.handle ─▶ encode_response ─▶ queue
+    request queue ─▶ _Loop ─▶ MessageHandler ─▶ engine ─▶ gathering ─▶ response queue
 
-LitServe's async loop gives each request a task of its own, and the engine batches. LitServe's own batching is not used:
-one bad request of a batch would fail all of it. Nothing raises: an exception that cannot be pickled kills the process.
+The loop is our own, by LitServe's hook for one: LitServe's take a message for a request, and ours carry several. Its
+batching is not used either: one bad request of a batch would fail all of it. Nothing raises: an exception that cannot
+be pickled kills the process.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import multiprocessing
 import os
 import signal
 import threading
 import time
+from collections import defaultdict
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from litserve import LitAPI
-from litserve.loops.simple_loops import SingleLoop
+from litserve.loops.base import LitLoop
 from litserve.specs.base import LitSpec
-from litserve.utils import LitAPIStatus
+from litserve.utils import LitAPIStatus, LoopResponseType
 
 from kshot_models.allocator import keep_freed_memory
 from kshot_server.engine.engine import Engine
 from kshot_server.engine.executors.table import RUNTIMES
 from kshot_server.engine.repository import ModelRepository
+from kshot_server.gathering import Gathering
 from kshot_server.logs import configure_logs
 from kshot_server.message_handler import MessageHandler
-from kshot_server.messages import Message, Reply
+from kshot_server.messages import Replies, Reply
 from kshot_server.orphans import end_with_parent, end_with_process
 from kshot_server.shared_state import Phase, SharedState
 
@@ -54,21 +60,39 @@ class EngineOptions:
     log_format: str
 
 
-class _QuietLoop(SingleLoop):  # type: ignore[misc] # LitServe is untyped
-    """LitServe's loop without its START messages: nobody reads them, and each costs as much as an answer."""
+class _Loop(LitLoop):  # type: ignore[misc] # LitServe is untyped
+    """From LitServe's queues to the engine and back, for as long as the process lives."""
 
-    def put_response(
+    def __call__(
         self,
+        lit_api: EngineAPI,
+        device: str,
+        worker_id: int,
+        request_queue: Any,
         transport: Any,
-        response_queue_id: int,
-        uid: str,
-        response_data: Any,
-        status: str,
-        response_type: Any,
+        workers_setup_status: Any,
+        callback_runner: Any,
     ) -> None:
-        """Send a message, unless it only says that work begins."""
-        if status != LitAPIStatus.START:
-            super().put_response(transport, response_queue_id, uid, response_data, status, response_type)
+        """LitServe calls this in the worker process once `setup` is done."""
+        del device, worker_id, workers_setup_status, callback_runner
+
+        def put(gathered: list[tuple[Hashable, int, Reply]]) -> None:
+            parcels: defaultdict[Any, Replies] = defaultdict(list)
+            for sender, number, reply in gathered:
+                parcels[sender].append((number, reply))
+            for (response_queue_id, uid), replies in parcels.items():
+                with contextlib.suppress(OSError, EOFError):  # the queues are gone: the server has ended
+                    self.put_response(
+                        transport, response_queue_id, uid, replies, LitAPIStatus.OK, LoopResponseType.REGULAR
+                    )
+
+        replies = Gathering(put, "engine-replies")
+        handler = MessageHandler(lit_api.engine, lambda *reply: replies.add(reply))
+        while True:
+            response_queue_id, uid, _, parcel = request_queue.get()
+            if uid is None:
+                return  # LitServe's sign to end
+            handler.take((response_queue_id, uid), parcel)
 
 
 class EngineAPI(LitAPI):  # type: ignore[misc] # LitServe is untyped
@@ -76,7 +100,7 @@ class EngineAPI(LitAPI):  # type: ignore[misc] # LitServe is untyped
 
     def __init__(self, spec: LitSpec, index: int, options: EngineOptions, shared: SharedState) -> None:
         """Args: spec, this engine's way in; index, its number among the engines."""
-        super().__init__(spec=spec, enable_async=True, loop=_QuietLoop())
+        super().__init__(spec=spec, loop=_Loop())
         self._index = index
         self._options = options
         self._shared = shared
@@ -114,7 +138,9 @@ class EngineAPI(LitAPI):  # type: ignore[misc] # LitServe is untyped
             _log.error("model %s does not work: %s", reference, failure.detail)
         if models.list() and len(failed) >= len(models.list()):
             raise RuntimeError("no model works; see the messages above")
-        self._handler = MessageHandler(engine)
+        self.engine = engine
+        gc.collect()
+        gc.freeze()  # half a million objects of libraries and models that no collection needs to look at again
         self._publish(engine.stats)
         self._shared.announce(self._index)
         _log.info(
@@ -148,17 +174,3 @@ class EngineAPI(LitAPI):  # type: ignore[misc] # LitServe is untyped
                 time.sleep(_STATS_SECONDS)
 
         threading.Thread(target=refresh, name="engine-stats", daemon=True).start()
-
-    # LitServe insists on the name `request`; coroutines, because it would run plain functions in a thread each.
-
-    async def decode_request(self, request: Message) -> Message:
-        """Nothing to decode: the message is plain values."""
-        return request
-
-    async def predict(self, request: Message) -> Reply:
-        """Answer a message."""
-        return await self._handler.handle(request)
-
-    async def encode_response(self, output: Reply) -> Reply:
-        """Nothing to encode."""
-        return output

@@ -7,6 +7,7 @@ import contextlib
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
@@ -18,8 +19,9 @@ import pytest
 from kshot_server.engine.requests import Adapted, AdaptRequest, ClassifyRequest, NeedsSupport, Outcome, Support, Timings
 from kshot_server.faults import Fault
 from kshot_server.fleet import Fleet
+from kshot_server.gathering import Gathering
 from kshot_server.message_handler import MessageHandler
-from kshot_server.messages import Cancel, Message, Ping, Pong, Reply, Submit
+from kshot_server.messages import Cancel, Message, Ping, Pong, Reply
 from kshot_server.shared_state import SharedState
 
 
@@ -38,30 +40,53 @@ class Engine:
         self.taken.append(Future())
         return self.taken[-1]
 
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
 
 def test_a_handler_answers_and_cancels() -> None:
-    async def scenario() -> None:
-        engine = Engine()
-        handler = MessageHandler(engine)
-        assert await handler.handle(Ping()) == Pong()
-        assert await handler.handle(Cancel("unknown")) == Pong()
-        first = asyncio.create_task(handler.handle(Submit("1", request())))
-        second = asyncio.create_task(handler.handle(Submit("2", request())))
-        await asyncio.sleep(0)
-        assert await handler.handle(Cancel("2")) == Pong()
-        assert engine.taken[1].cancelled()
-        assert await second == Pong()
-        engine.taken[0].set_result(NeedsSupport())
-        assert await first == NeedsSupport()
-        assert handler._open == {}
+    engine, replies = Engine(), list[tuple[Any, int, Reply]]()
+    handler = MessageHandler(engine, lambda *reply: replies.append(reply))
+    handler.take("a", [(1, Ping()), (2, Cancel(77))])
+    assert replies == [("a", 1, Pong()), ("a", 2, Pong())]
+    replies.clear()
+    handler.take("a", [(3, request()), (4, request())])
+    handler.take("b", [(4, request())])  # a number is its sender's
+    assert replies == []
+    handler.take("a", [(5, Cancel(4))])
+    assert [future.cancelled() for future in engine.taken] == [False, True, False]
+    assert replies == [("a", 4, Pong()), ("a", 5, Pong())]
+    replies.clear()
+    engine.taken[2].set_result(Adapted(Timings(1)))
+    engine.taken[0].set_result(NeedsSupport())
+    assert replies == [("b", 4, Adapted(Timings(1))), ("a", 3, NeedsSupport())]
+    assert handler._open == {}
 
-    asyncio.run(scenario())
+
+def test_what_comes_while_a_parcel_is_on_its_way_goes_in_the_next() -> None:
+    parcels, under_way, go_on = list[list[int]](), threading.Event(), threading.Event()
+
+    def hand_on(items: list[int]) -> None:
+        parcels.append(items)
+        under_way.set()
+        assert go_on.wait(5)
+
+    gathering = Gathering(hand_on, "test")
+    gathering.add(0)
+    assert under_way.wait(5)
+    for item in range(1, 100):
+        gathering.add(item)
+    go_on.set()
+    deadline = time.monotonic() + 5
+    while sum(map(len, parcels)) < 100 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert parcels == [[0], list(range(1, 100))]
 
 
 def test_messages_cross_the_process_border() -> None:
-    work = pickle.loads(pickle.dumps(Submit("t", request())))
-    assert work.submission == "t"
-    assert work.request.support.inputs.shape == (2, 1, 1, 1)
+    ((number, work),) = pickle.loads(pickle.dumps([(7, request())]))
+    assert number == 7
+    assert work.support.inputs.shape == (2, 1, 1, 1)
     fault = pickle.loads(pickle.dumps(Fault("overloaded", "d", action="a", retry_after=3)))
     assert (fault.code, fault.detail, fault.action, fault.retry_after) == ("overloaded", "d", "a", 3)
 
@@ -72,17 +97,27 @@ class Line:
     def __init__(self, swallow: int = 0) -> None:
         self.swallow = swallow
         self.got: list[Message] = []
+        self.numbers: list[int] = []
         self.go = asyncio.Event()
 
-    async def call(self, message: Message) -> Reply:
+    def send(self, number: int, message: Message) -> asyncio.Future[Reply]:
         self.got.append(message)
-        if self.swallow:
-            self.swallow -= 1
+        self.numbers.append(number)
+        lost = self.swallow > 0
+        self.swallow -= lost
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        task = asyncio.ensure_future(self._answer(answer, message, lost=lost))
+        answer.add_done_callback(lambda _: task.cancel())
+        return answer
+
+    async def _answer(self, answer: asyncio.Future[Reply], message: Message, *, lost: bool) -> None:
+        if lost:
             await asyncio.Event().wait()
-        if isinstance(message, Submit):
+        if isinstance(message, AdaptRequest):
             await self.go.wait()
-            return Adapted(Timings(0))
-        return Pong()
+            answer.set_result(Adapted(Timings(0)))
+        else:
+            answer.set_result(Pong())
 
 
 @pytest.fixture
@@ -131,7 +166,7 @@ def test_a_fleet_waits_for_an_engine_and_tells_of_its_death(processes: Any) -> N
             assert fleet.ready
             line.go.clear()
             caught = asyncio.create_task(fleet.submit(request()))
-            await until(lambda: isinstance(line.got[-1], Submit))
+            await until(lambda: isinstance(line.got[-1], AdaptRequest))
             first.kill()
             with pytest.raises(Fault, match="engine_unavailable"):
                 await caught
@@ -175,8 +210,9 @@ def test_a_cancelled_submit_is_told_to_the_engine(processes: Any) -> None:
                 await asyncio.wait_for(fleet.submit(request()), 0.2)
             await until(lambda: isinstance(line.got[-1], Cancel))
             work, cancel = line.got[-2:]
-            assert isinstance(work, Submit)
-            assert cancel == Cancel(work.submission)
+            assert isinstance(work, AdaptRequest)
+            assert cancel == Cancel(line.numbers[-2])
+            assert len(set(line.numbers)) == len(line.numbers)
 
     asyncio.run(scenario())
 
@@ -198,10 +234,10 @@ def test_sessions_stay_with_their_engine_and_move_only_when_it_dies(processes: A
             for session in sessions:
                 await fleet.submit(request(session))
             return {
-                message.request.session: i
+                message.session: i
                 for i, line in enumerate(lines)
                 for message in line.got
-                if isinstance(message, Submit)
+                if isinstance(message, AdaptRequest)
             }
 
         async with running(fleet):
