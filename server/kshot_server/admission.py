@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from kshot_server.faults import Fault
 
@@ -19,19 +18,17 @@ _MAX_TENANTS = 10_000
 
 
 class Admission:
-    """A permit for each request in work."""
+    """A permit for each request in work, held while a `with` block runs.
+
+    Raises:
+        Fault: on entering; `overloaded`, there is none left. Nothing was done for the request, its body was not read.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.in_flight = 0
 
-    @contextmanager
-    def permit(self) -> Iterator[None]:
-        """Hold a permit while the block runs.
-
-        Raises:
-            Fault: `overloaded`, there is none left. Nothing was done for the request, its body was not read.
-        """
+    def __enter__(self) -> None:
         if self.in_flight >= self._limit:
             raise Fault(
                 "overloaded",
@@ -40,10 +37,9 @@ class Admission:
                 retry_after=1,
             )
         self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self.in_flight -= 1
 
 
 class RateLimiter:

@@ -7,13 +7,12 @@ Server-Timing   queue, decode, adapt, predict as far as they happened, and total
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kshot_server.logs import request_id_var
@@ -69,8 +68,11 @@ class Envelope:
         problem = exchange.state.get("problem")
         if problem is not None:
             self._metrics.problem(problem)
+        level = logging.DEBUG if route in _QUIET else logging.INFO
+        if not _log.isEnabledFor(level):
+            return
         _log.log(
-            logging.DEBUG if route in _QUIET else logging.INFO,
+            level,
             "%s %s %d",
             method,
             route,
@@ -84,6 +86,7 @@ class Envelope:
         )
 
 
+_UNLESS_THERE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
 
@@ -96,8 +99,8 @@ class _Exchange:
         self.status = 500
         self.started = False
         self._send = send
-        given = Headers(scope=scope).get("x-request-id", "")
-        self.request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
+        self.request_id = given if _SANE_ID.fullmatch(given) else os.urandom(16).hex()
         self.state: MutableMapping[str, Any] = scope.setdefault("state", {})
         self.state["request_id"] = self.request_id
 
@@ -112,11 +115,12 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.started = True
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-Id"] = self.request_id
-            headers["Server-Timing"] = self._timing()
-            headers.setdefault("X-Content-Type-Options", "nosniff")
-            headers.setdefault("Cache-Control", "no-store")
+            headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
+            headers.append((b"x-request-id", self.request_id.encode("latin-1")))
+            headers.append((b"server-timing", self._timing().encode("latin-1")))
+            there = {name.lower() for name, _ in headers}
+            headers += [header for header in _UNLESS_THERE if header[0] not in there]
+            message["headers"] = headers
         await self._send(message)
 
     def _timing(self) -> str:

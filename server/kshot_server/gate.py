@@ -10,14 +10,13 @@ key is told that and nothing else.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Header, Security, params
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from kshot_server.admission import Admission, RateLimiter
@@ -31,17 +30,22 @@ from kshot_server.faults import Fault
 from kshot_server.metrics import HttpMetrics
 from kshot_server.service.context import RequestContext
 
-__all__ = ["Gate"]
+__all__ = ["TIMEOUT_HEADER", "Gate"]
 
 _SMALL_BODY_BYTES = 16 * 1024
+_WATCH_AFTER_SECONDS = (
+    0.02  # most requests are answered by then, and a task to watch for a hang-up costs a tenth of one
+)
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="Authorization: Bearer KEY")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="header", description="X-API-Key: KEY")
 
+TIMEOUT_HEADER = "X-Timeout-Seconds"
+
 _Timeout = Annotated[
     float | None,
     Header(
-        alias="X-Timeout-Seconds",
+        alias=TIMEOUT_HEADER,
         gt=0,
         allow_inf_nan=False,
         description="Give up after so many seconds (504). The server has a longest of its own.",
@@ -89,8 +93,17 @@ class Gate:
 
     @property
     def dependencies(self) -> list[params.Depends]:
-        """What the router of the gated routes depends on, in this order."""
+        """What the router of the gated routes depends on, in this order; `let_in` does the same without a router."""
         return [Security(self._authenticate), Depends(self._read_timeout)]
+
+    def let_in(self, request: Request) -> None:
+        """Read the key of a request that has no timeout of its own.
+
+        Raises:
+            InputError: `unauthorized`.
+        """
+        request.state.tenant = self._tenant_of(_key_of(request))
+        request.state.timeout_seconds = self._timeout
 
     async def _authenticate(
         self,
@@ -98,7 +111,8 @@ class Gate:
         bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
         header: Annotated[str | None, Security(_header)],
     ) -> None:
-        request.state.tenant = self._tenant_of(bearer.credentials if bearer is not None else header)
+        del bearer, header  # for the document
+        request.state.tenant = self._tenant_of(_key_of(request))
 
     async def _read_timeout(self, request: Request, timeout: _Timeout = None) -> None:
         request.state.timeout_seconds = min(timeout or self._timeout, self._timeout)
@@ -111,15 +125,17 @@ class Gate:
             Fault: `draining`, `rate_limited`, `overloaded`, `deadline_exceeded`, or what `work` cannot do.
             ClientGone: the client hung up.
         """
-        with contextlib.ExitStack() as held:
-            try:
-                self._refuse_while_draining()
-                self._rates.take(request.state.tenant)
-                held.enter_context(self._admission.permit())
-            except Fault as fault:
-                self._metrics.rejected(fault.code)
-                raise
+        try:
+            self._refuse_while_draining()
+            self._rates.take(request.state.tenant)
+            self._admission.__enter__()
+        except Fault as fault:
+            self._metrics.rejected(fault.code)
+            raise
+        try:
             return await self._in_time(request, work)
+        finally:
+            self._admission.__exit__()
 
     def _refuse_while_draining(self) -> None:
         if self._draining():
@@ -155,8 +171,6 @@ class Gate:
                 f"The request was not finished within {seconds:g} seconds.",
                 action="Send it again, or with fewer images.",
             ) from None
-        except ClientDisconnect:
-            raise ClientGone from None
         finally:
             self._metrics.in_flight(self._admission.in_flight - 1)
 
@@ -192,11 +206,15 @@ class Gate:
         if announced.isascii() and announced.isdigit() and int(announced) > self._max_body_bytes:
             raise self._too_large()
         data = bytearray()
-        async for chunk in request.stream():
-            data += chunk
+        while True:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            data += message.get("body", b"")
             if len(data) > self._max_body_bytes:
                 raise self._too_large()
-        return bytes(data)
+            if not message.get("more_body", False):
+                return bytes(data)
 
     def _too_large(self) -> InputError:
         return InputError(
@@ -207,21 +225,55 @@ class Gate:
         )
 
 
+def _key_of(request: Request) -> str | None:
+    """`Authorization: Bearer KEY`, else `X-API-Key: KEY`."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key:
+        return key
+    return request.headers.get("x-api-key")
+
+
 async def _unless_gone(request: Request, work: Awaitable[Response]) -> Response:
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_hang_up(request))
+    watch = _Watch(request)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone
+        return await work
+    except asyncio.CancelledError:
+        if watch.takes_back():
+            raise ClientGone from None
+        raise
     finally:
-        gone.cancel()
-        task.cancel()
-        # Whatever it ends with from here on is nobody's business; unseen, asyncio would log it as lost.
-        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        watch.end()
 
 
-async def _hang_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+class _Watch:
+    """Cancels the task that made it when the client hangs up, once the request has taken a moment."""
+
+    def __init__(self, request: Request) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # a request is answered in one
+        self._worker = task
+        self._request = request
+        self._gone = False
+        self._watcher: asyncio.Task[None] | None = None
+        self._begin = asyncio.get_running_loop().call_later(_WATCH_AFTER_SECONDS, self._start)
+
+    def takes_back(self) -> bool:
+        """Whether it was this that cancelled the task; the task counts as not cancelled again then."""
+        if self._gone:
+            self._worker.uncancel()
+        return self._gone
+
+    def end(self) -> None:
+        """Watch no longer."""
+        self._begin.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def _start(self) -> None:
+        self._watcher = asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._worker.cancel()

@@ -1,10 +1,11 @@
 """All of HTTP put together on a FastAPI application: app.py puts it on LitServe's, local.py on one of its own.
 
-Envelope (envelope.py)            id, timing, log line, count, last resort for defects
-└── problem handlers             errors -> problem+json
-    └── routes                   endpoints/ (/v1), operations.py, pages.py (/, /docs), /openapi.json
-        └── Gate (gate.py)       key, rate, permit, deadline, body
-            └── Service          service/: repository, decoding, identity, store, engines
+Express (express.py)              teaching and classifying skip the problem handlers and routes below
+└── Envelope (envelope.py)       id, timing, log line, count, last resort for defects
+    └── problem handlers         errors -> problem+json
+        └── routes               endpoints/ (/v1), operations.py, pages.py (/, /docs), /openapi.json
+            └── Gate (gate.py)   key, rate, permit, deadline, body
+                └── Service      service/: repository, decoding, identity, store, engines
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from kshot_server.decoding import Decoder
 from kshot_server.endpoints.table import v1_router
 from kshot_server.engine.repository import ModelRepository
 from kshot_server.envelope import Envelope
+from kshot_server.express import Express
 from kshot_server.gate import Gate
 from kshot_server.metrics import HttpMetrics
 from kshot_server.openapi import install_document
@@ -97,7 +99,8 @@ def mount(app: FastAPI, settings: Settings, components: Components) -> Mounted:
         max_body_bytes=settings.max_body_bytes,
         max_pixels=settings.max_pixels,
     )
-    app.include_router(v1_router(service, gate, metrics))
+    v1 = v1_router(service, gate, metrics)
+    app.include_router(v1)
     app.include_router(
         operations_router(
             state=components.state,
@@ -117,4 +120,5 @@ def mount(app: FastAPI, settings: Settings, components: Components) -> Mounted:
     app.router.redirect_slashes = False  # a redirected POST is sent twice, body and all
     install_handlers(app)
     app.add_middleware(Envelope, metrics=metrics)
+    app.middleware_stack = Express(app.build_middleware_stack(), v1.routes, gate, metrics)
     return Mounted(metrics, decoder, admission)

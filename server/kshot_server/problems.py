@@ -30,6 +30,7 @@ __all__ = [
     "install_handlers",
     "internal_problem",
     "problem_response",
+    "tell_problem",
 ]
 
 MEDIA_TYPE = "application/problem+json"
@@ -126,8 +127,8 @@ def internal_problem(request_id: str) -> JSONResponse:
 
 def install_handlers(app: FastAPI) -> None:
     """Make every error of the application a problem. What these do not handle is left to envelope.py."""
-    app.add_exception_handler(InputError, _on_input_error)
-    app.add_exception_handler(Fault, _on_fault)
+    app.add_exception_handler(InputError, _on_problem)
+    app.add_exception_handler(Fault, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid_parameters)
     app.add_exception_handler(HTTPException, _on_http_exception)
 
@@ -142,8 +143,12 @@ def _tell(request: Request, code: str, detail: str, **more: Any) -> JSONResponse
     return problem_response(request_id_of(request), code, detail, **more)
 
 
-async def _on_input_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, InputError)
+def tell_problem(request: Request, error: InputError | Fault) -> JSONResponse:
+    """The answer for what a client did wrong or the server cannot do."""
+    return _of_input_error(request, error) if isinstance(error, InputError) else _of_fault(request, error)
+
+
+def _of_input_error(request: Request, error: InputError) -> JSONResponse:
     headers = {"WWW-Authenticate": "Bearer"} if error.code == "unauthorized" else None
     return _tell(
         request,
@@ -157,8 +162,7 @@ async def _on_input_error(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _on_fault(request: Request, fault: Exception) -> JSONResponse:
-    assert isinstance(fault, Fault)
+def _of_fault(request: Request, fault: Fault) -> JSONResponse:
     if fault.code == "internal_error":
         _log.error("internal error: %s", fault.detail)
         request.state.problem = "internal_error"
@@ -167,6 +171,11 @@ async def _on_fault(request: Request, fault: Exception) -> JSONResponse:
     if fault.code == "draining":
         headers["Connection"] = "close"  # the next request shall find another replica
     return _tell(request, fault.code, fault.detail, action=fault.action, headers=headers)
+
+
+async def _on_problem(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, InputError | Fault)
+    return tell_problem(request, error)
 
 
 async def _on_invalid_parameters(request: Request, error: Exception) -> JSONResponse:

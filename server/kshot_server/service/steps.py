@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kshot_models.manifest import Manifest
 from kshot_server.bodies.base import Body
-from kshot_server.decoding import Decoder, decode_images
+from kshot_server.decoding import Decoder, Images, decode_images
 from kshot_server.engine.repository import ModelEntry, ModelNotFound, ModelRepository
 from kshot_server.engine.requests import AdaptRequest, ClassifyRequest, Failed, Outcome, Timings
 from kshot_server.service.context import RequestContext
@@ -26,6 +26,8 @@ from kshot_server.sessions.labels import check_label
 from kshot_server.sessions.record import SessionInfo, SessionRecord
 
 __all__ = ["Engines", "Steps"]
+
+_FEW_BYTES = 64 * 1024
 
 
 class Engines(Protocol):
@@ -99,7 +101,7 @@ class Steps:
             return canonicalise(body.labels, pixels) if onto is None else union(onto, body.labels, pixels)
 
         begun = time.perf_counter()
-        canonical = await self._decoder.run(work)
+        canonical = work() if _are_few_pixels(body.support) else await self._decoder.run(work)
         context.spent("decode", time.perf_counter() - begun)
         return canonical
 
@@ -113,15 +115,14 @@ class Steps:
             InputError: too many, or an image that cannot be used.
         """
         check_query_count(body.queries, manifest.limits)
+
+        def work() -> NDArray[np.uint8]:
+            return decode_images(
+                body.queries, manifest.input, name="queries", max_pixels=self._max_pixels, deadline=context.deadline
+            )
+
         begun = time.perf_counter()
-        pixels = await self._decoder.run(
-            decode_images,
-            body.queries,
-            manifest.input,
-            name="queries",
-            max_pixels=self._max_pixels,
-            deadline=context.deadline,
-        )
+        pixels = work() if _are_few_pixels(body.queries) else await self._decoder.run(work)
         context.spent("decode", time.perf_counter() - begun)
         return pixels
 
@@ -144,3 +145,8 @@ class Steps:
             ):
                 context.spent(phase, milliseconds / 1e3)
         return outcome
+
+
+def _are_few_pixels(images: Images) -> bool:
+    """Whether they are sooner brought to size than handed to a thread."""
+    return isinstance(images, np.ndarray) and images.nbytes <= _FEW_BYTES

@@ -10,6 +10,7 @@ A record never changes. What changes while it lives is when it expires, and that
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import re
@@ -80,7 +81,10 @@ class SessionInfo:
 
     def expiring(self, expires_at: float) -> SessionInfo:
         """The same session, with the time at which it now expires (unix seconds)."""
-        return dataclasses.replace(self, expires_at=expires_at)
+        # At each use of a session; the other fields were checked when it was made.
+        info = copy.copy(self)
+        object.__setattr__(info, "expires_at", expires_at)
+        return info
 
     @property
     def support_size(self) -> int:
@@ -123,7 +127,9 @@ class SessionRecord:
 
     def expiring(self, expires_at: float) -> SessionRecord:
         """The same session, with the time at which it now expires (unix seconds)."""
-        return dataclasses.replace(self, info=self.info.expiring(expires_at))
+        record = copy.copy(self)
+        object.__setattr__(record, "info", self.info.expiring(expires_at))
+        return record
 
 
 def merge(existing: SessionRecord, new: SessionRecord) -> SessionRecord:

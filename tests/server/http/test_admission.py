@@ -12,11 +12,11 @@ from kshot_server.faults import Fault
 
 def test_permits_come_back() -> None:
     admission = Admission(2)
-    with admission.permit(), admission.permit():
-        with pytest.raises(Fault, match="overloaded"), admission.permit():
+    with admission, admission:
+        with pytest.raises(Fault, match="overloaded"), admission:
             pass
         assert admission.in_flight == 2
-    with contextlib.suppress(ZeroDivisionError), admission.permit():
+    with contextlib.suppress(ZeroDivisionError), admission:
         raise ZeroDivisionError
     assert admission.in_flight == 0
 
