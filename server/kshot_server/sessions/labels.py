@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 
 from kshot_server.errors import InputError
 
@@ -10,8 +10,9 @@ __all__ = ["MAX_LABEL_LENGTH", "check_label"]
 
 MAX_LABEL_LENGTH = 256  # characters
 
-# Control characters break logs, headers and terminals; a lone surrogate has no UTF-8 form at all.
-_REFUSED = {"Cc": "a control character", "Cs": "a lone surrogate"}
+# Unicode's categories Cc and Cs: control characters break logs, headers and terminals; a lone surrogate has no UTF-8 form
+# at all.
+_REFUSED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def check_label(label: object) -> str:
@@ -26,9 +27,8 @@ def check_label(label: object) -> str:
         raise InputError("invalid_label", "A label is not a string.", expected, type(label).__name__)
     if not 0 < len(label) <= MAX_LABEL_LENGTH:
         raise InputError("invalid_label", "A label is empty or too long.", expected, f"{len(label)} characters")
-    for position, character in enumerate(label):
-        refused = _REFUSED.get(unicodedata.category(character))
-        if refused is not None:
-            received = f"{refused} (U+{ord(character):04X}) at position {position}"
-            raise InputError("invalid_label", "A label holds a character that cannot be used.", expected, received)
+    if refused := _REFUSED.search(label):
+        kind = "a lone surrogate" if refused[0] >= "\ud800" else "a control character"
+        received = f"{kind} (U+{ord(refused[0]):04X}) at position {refused.start()}"
+        raise InputError("invalid_label", "A label holds a character that cannot be used.", expected, received)
     return label

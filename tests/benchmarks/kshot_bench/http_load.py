@@ -1,12 +1,8 @@
-"""Clients of a running server: one that looks at each answer, and one as light as Python allows, for its rate.
-
-What they take of the cores is missing to the server: on one machine, that is part of what is measured.
-"""
+"""Clients of a running server: one connection, for times, and many in one thread, for rates."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import itertools
 import json
 import re
@@ -27,7 +23,10 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 
 
 class Connection:
-    """One kept connection to a server. Not thread-safe.
+    """One kept connection to a server: a request, its answer, a request, its answer. Not thread-safe.
+
+    As light as Python allows: what a client takes of the cores is missing to the server. It knows no more of HTTP than
+    it meets here.
 
     Args:
         url: of the server.
@@ -35,32 +34,60 @@ class Connection:
 
     def __init__(self, url: str) -> None:
         place = urlsplit(url)
-        assert place.hostname is not None  # our own server's URL
-        self._connection = http.client.HTTPConnection(place.hostname, place.port, timeout=_TIMEOUT_SECONDS)
+        self.link = socket.create_connection((place.hostname, place.port), _TIMEOUT_SECONDS)
+        self.link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._host = place.netloc
+        self._path = ""
+        self._came = b""
 
-    def post(self, path: str, body: Body) -> dict[str, Any]:
-        """Send a body, read the whole answer.
+    def send(self, path: str, body: Body) -> None:
+        """Send a request."""
+        self._path, self._came = path, b""
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: {body.content_type}\r\n"
+            f"Content-Length: {len(body.content)}\r\n\r\n"
+        )
+        self.link.sendall(head.encode() + body.content)
+
+    def receive(self) -> bytes | None:
+        """Read what has come, after waiting for some; the content of the answer once all of it is there.
 
         Raises:
-            BenchError: the answer is an error.
+            BenchError: the answer is an error, or the server has closed the connection.
         """
-        self._connection.request("POST", path, body.content, {"Content-Type": body.content_type})
-        response = self._connection.getresponse()
-        content = response.read()
-        if response.status >= 300:
-            raise BenchError(f"POST {path} was answered {response.status}: {content[:500].decode(errors='replace')}")
-        answer: dict[str, Any] = json.loads(content)
+        came = self.link.recv(1 << 16)
+        if not came:
+            raise BenchError(f"POST {self._path}: the server closed the connection")
+        self._came += came
+        head, end, content = self._came.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        if not end or length is None or len(content) < int(length[1]):
+            return None
+        if not head.startswith(b"HTTP/1.1 2"):
+            told = content[:500].decode(errors="replace")
+            raise BenchError(f"POST {self._path} was answered {head[9:12].decode()}: {told}")
+        return content
+
+    def post(self, path: str, body: Body) -> dict[str, Any]:
+        """Send a body, read the whole answer; see `receive`."""
+        answer: dict[str, Any] = json.loads(self._exchange(path, body))
         return answer
 
     def timed(self, path: str, body: Body) -> float:
-        """The seconds of `post`."""
+        """The seconds until the whole answer is there."""
         begun = time.perf_counter()
-        self.post(path, body)
+        self._exchange(path, body)
         return time.perf_counter() - begun
 
     def close(self) -> None:
         """Close it."""
-        self._connection.close()
+        self.link.close()
+
+    def _exchange(self, path: str, body: Body) -> bytes:
+        self.send(path, body)
+        while (content := self.receive()) is None:
+            pass
+        return content
 
 
 def request_rate(
@@ -78,66 +105,26 @@ def request_rate(
     Raises:
         BenchError: an answer was an error, or a connection was closed.
     """
-    place = urlsplit(url)
     begun = time.perf_counter()
     ends, count = begun + seconds, 0
+    asked = itertools.cycle(paths)
     with selectors.DefaultSelector() as ready, contextlib.ExitStack() as stack:
         for number in range(connections):
-            link = stack.enter_context(socket.create_connection((place.hostname, place.port), _TIMEOUT_SECONDS))
-            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            asking = _Asking(link, place.netloc, itertools.islice(itertools.cycle(paths), number, None), bodies(number))
-            ready.register(link, selectors.EVENT_READ, asking)
-            asking.ask()
+            connection, sent = Connection(url), bodies(number)
+            stack.callback(connection.close)
+            ready.register(connection.link, selectors.EVENT_READ, (connection, sent))
+            connection.send(next(asked), next(sent))
         while ready.get_map():
             events = ready.select(_TIMEOUT_SECONDS)
             if not events:
                 raise BenchError(f"no answer within {_TIMEOUT_SECONDS:g} seconds")
             for key, _ in events:
-                if key.data.answered():
-                    count += 1
-                    if time.perf_counter() < ends:
-                        key.data.ask()
-                    else:
-                        ready.unregister(key.fileobj)
+                connection, sent = key.data
+                if connection.receive() is None:
+                    continue
+                count += 1
+                if time.perf_counter() < ends:
+                    connection.send(next(asked), next(sent))
+                else:
+                    ready.unregister(connection.link)
     return count / (time.perf_counter() - begun)
-
-
-class _Asking:
-    """One kept connection: a request, its answer, a request, its answer. Knows no more of HTTP than it meets here."""
-
-    def __init__(self, link: socket.socket, host: str, paths: Iterator[str], bodies: Iterator[Body]) -> None:
-        self._link = link
-        self._host = host
-        self._paths = paths
-        self._bodies = bodies
-        self._path = ""
-        self._answer = b""
-
-    def ask(self) -> None:
-        """Send the next request."""
-        self._path, body = next(self._paths), next(self._bodies)
-        head = (
-            f"POST {self._path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: {body.content_type}\r\n"
-            f"Content-Length: {len(body.content)}\r\n\r\n"
-        )
-        self._answer = b""
-        self._link.sendall(head.encode() + body.content)
-
-    def answered(self) -> bool:
-        """Read what has come; whether that was the last of the answer.
-
-        Raises:
-            BenchError: it is an error, or the server has closed the connection.
-        """
-        came = self._link.recv(1 << 16)
-        if not came:
-            raise BenchError(f"POST {self._path}: the server closed the connection")
-        self._answer += came
-        head, end, content = self._answer.partition(b"\r\n\r\n")
-        length = _LENGTH.search(head)
-        if not end or length is None or len(content) < int(length[1]):
-            return False
-        if not head.startswith(b"HTTP/1.1 2"):
-            told = content[:500].decode(errors="replace")
-            raise BenchError(f"POST {self._path} was answered {head[9:12].decode()}: {told}")
-        return True
