@@ -10,8 +10,8 @@ __all__ = ["MAX_LABEL_LENGTH", "check_label"]
 
 MAX_LABEL_LENGTH = 256  # characters
 
-# Unicode's categories Cc and Cs: control characters break logs, headers and terminals; a lone surrogate has no UTF-8 form
-# at all.
+# Unicode's categories Cc and Cs: control characters break logs, headers and terminals; a lone surrogate has no UTF-8
+# form at all.
 _REFUSED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
