@@ -1,4 +1,4 @@
-"""LitServe, 3 of 3: assembling the server, starting it, and ending it.
+"""LitServe, 2 of 2: assembling the server, starting it, and ending it.
 
     main ─┬─ manager      LitServe's queues
           ├─ template     imports torch and computes nothing
@@ -9,8 +9,8 @@
                     ─▶ phase DRAINING   new requests are 503; API processes finish theirs and end (draining.py)
                     ─▶ phase DRAINED    engines end, the manager ends, exit 0
 
-The main process never imports torch, so it can fork. Everything private of LitServe that we touch is in this file and
-in engine_line.py, and tests/contract holds each defect that we work around.
+The main process never imports torch, so it can fork. Everything private of LitServe that we touch is in this file, and
+tests/contract holds each defect that we work around.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -34,9 +35,9 @@ from litserve.loops import inference_worker
 from litserve.utils import WorkerSetupStatus
 
 from kshot_server.auth import ApiKeys
+from kshot_server.channel import Channel, socket_path
 from kshot_server.draining import end_when_drained
 from kshot_server.engine.repository import ModelRepository
-from kshot_server.engine_line import EngineLine
 from kshot_server.fleet import Fleet
 from kshot_server.gateway import Components, mount
 from kshot_server.logs import configure_logs
@@ -71,7 +72,13 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
     """LitServe's server with our routes, our life cycle and none of its own endpoints."""
 
     def __init__(
-        self, settings: Settings, devices: Sequence[str], models: ModelRepository, keys: ApiKeys, store: SessionStore
+        self,
+        settings: Settings,
+        sockets: Path,
+        devices: Sequence[str],
+        models: ModelRepository,
+        keys: ApiKeys,
+        store: SessionStore,
     ) -> None:
         from prometheus_client import CollectorRegistry  # noqa: PLC0415 - reads its environment on import
 
@@ -80,12 +87,15 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
         self.shared = SharedState(len(devices))
         self.stop_requested = threading.Event()
         self.crashed = False
-        lines = [EngineLine(index) for index in range(len(devices))]
-        self._fleet = Fleet(lines, self.shared, on_death=self._on_engine_death)
+        self._fleet = Fleet(
+            lambda index, pid: Channel.open(socket_path(sockets, index, pid)),
+            self.shared,
+            on_death=self._on_engine_death,
+        )
         super().__init__(
             [
-                EngineAPI(line, i, _options(settings, device), self.shared)
-                for i, (line, device) in enumerate(zip(lines, devices, strict=True))
+                EngineAPI(index, _options(settings, sockets, device), self.shared)
+                for index, device in enumerate(devices)
             ],
             # The engines choose their devices themselves; told of CUDA, LitServe would look for it in this process.
             accelerator="cpu",
@@ -186,8 +196,9 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
         super()._perform_graceful_shutdown(manager, uvicorn_workers, shutdown_reason)
 
 
-def _options(settings: Settings, device: str) -> EngineOptions:
+def _options(settings: Settings, sockets: Path, device: str) -> EngineOptions:
     return EngineOptions(
+        sockets=sockets,
         folders=settings.models,
         allow_transductive=settings.allow_transductive,
         device=device,
@@ -201,9 +212,23 @@ def _options(settings: Settings, device: str) -> EngineOptions:
 
 
 def serve(
-    settings: Settings, *, devices: Sequence[str], models: ModelRepository, keys: ApiKeys, store: SessionStore
+    settings: Settings,
+    *,
+    sockets: Path,
+    devices: Sequence[str],
+    models: ModelRepository,
+    keys: ApiKeys,
+    store: SessionStore,
 ) -> int:
     """Serve until a signal comes. To be called in the main thread of a process that has not imported torch.
+
+    Args:
+        settings: all of them.
+        sockets: a folder of this user alone, where engines are connected to.
+        devices: of the engines, one each.
+        models: what is served.
+        keys: who may ask.
+        store: where sessions live.
 
     Returns:
         0 after SIGTERM or SIGINT, with every request in work answered; 1 after a process of the server was lost.
@@ -213,7 +238,7 @@ def serve(
     """
     _check_port(settings.host, settings.port)
     configure_logs(settings.log_level, settings.log_format)
-    server = _Server(settings, devices, models, keys, store)
+    server = _Server(settings, sockets, devices, models, keys, store)
     main = os.getpid()
     forked_children_end_with(main)
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from kshot_server.engine.requests import AdaptRequest, ClassifyRequest, Outcome
-from kshot_server.messages import Cancel, Message, Messages, Ping, Pong, Reply
+from kshot_server.messages import Cancel, Cancelled, Message, Messages, Reply
 
 __all__ = ["MessageHandler", "Submits"]
 
@@ -50,18 +50,14 @@ class MessageHandler:
                 self._take(sender, number, message)
 
     def _take(self, sender: Hashable, number: int, message: Message) -> None:
-        match message:
-            case Cancel(of):
-                future = self._open.get((sender, of))
-                if future is not None:
-                    future.cancel()  # takes hold only if the engine has not begun, and then the engine drops it
-                self._reply(sender, number, Pong())
-            case Ping():
-                self._reply(sender, number, Pong())
-            case _:
-                future = self._open[sender, number] = self._engine.submit(message)
-                future.add_done_callback(partial(self._answer, sender, number))
+        if isinstance(message, Cancel):
+            future = self._open.get((sender, message.number))
+            if future is not None:
+                future.cancel()  # takes hold only if the engine has not begun, and then the engine drops it
+        else:
+            future = self._open[sender, number] = self._engine.submit(message)
+            future.add_done_callback(partial(self._answer, sender, number))
 
     def _answer(self, sender: Hashable, number: int, future: Future[Outcome]) -> None:
         self._open.pop((sender, number), None)
-        self._reply(sender, number, Pong() if future.cancelled() else future.result())
+        self._reply(sender, number, Cancelled() if future.cancelled() else future.result())

@@ -1,12 +1,10 @@
 """What crosses the process border: numbered messages and their replies, in parcels of as many as have gathered.
 
     HTTP side                                         engine side (message_handler.py)
-    number, AdaptRequest | ClassifyRequest  ──────▶   number, Outcome
-    number, Cancel(number of a request)     ──────▶   number, Pong; the work is dropped if it has not begun
-    number, Ping                            ──────▶   number, Pong
+    number, AdaptRequest | ClassifyRequest  ──────▶   number, Outcome, or Cancelled
+    number, Cancel(number of a request)     ──────▶   nothing; the work is dropped if it has not begun
 
-A parcel costs LitServe's queues and their manager process half a millisecond, whatever is in it; so there is no hurry:
-what comes while one is being handed over waits for the next (gathering.py), in both directions.
+They travel by channel.py.
 
 Plain frozen values: everything here is pickled, so nothing here may hold an exception, a callable or a handle.
 """
@@ -18,7 +16,7 @@ from typing import TypeAlias
 
 from kshot_server.engine.requests import AdaptRequest, ClassifyRequest, Outcome
 
-__all__ = ["Cancel", "Message", "Messages", "Ping", "Pong", "Replies", "Reply"]
+__all__ = ["Cancel", "Cancelled", "Message", "Messages", "Replies", "Reply"]
 
 
 @dataclass(frozen=True)
@@ -29,17 +27,12 @@ class Cancel:
 
 
 @dataclass(frozen=True)
-class Ping:
-    """Is anybody there?"""
+class Cancelled:
+    """The end of a request that was cancelled in time."""
 
 
-@dataclass(frozen=True)
-class Pong:
-    """The answer to what needs none."""
-
-
-Message: TypeAlias = AdaptRequest | ClassifyRequest | Cancel | Ping
-Reply: TypeAlias = Outcome | Pong
+Message: TypeAlias = AdaptRequest | ClassifyRequest | Cancel
+Reply: TypeAlias = Outcome | Cancelled
 Messages: TypeAlias = list[tuple[int, Message]]
 """A parcel to an engine. Numbers are the sender's own and come once."""
 Replies: TypeAlias = list[tuple[int, Reply]]

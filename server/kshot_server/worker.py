@@ -1,15 +1,13 @@
-"""LitServe, 1 of 3: the engine's process. One `EngineAPI` for each device; adapting and classifying share its weights.
+"""LitServe, 1 of 2: the engine's process. One `EngineAPI` for each device; adapting and classifying share its weights.
 
-    request queue ─▶ _Loop ─▶ MessageHandler ─▶ engine ─▶ gathering ─▶ response queue
+    channel ─▶ MessageHandler ─▶ engine ─▶ channel
 
-The loop is our own, by LitServe's hook for one: LitServe's take a message for a request, and ours carry several. Its
-batching is not used either: one bad request of a batch would fail all of it. Nothing raises: an exception that cannot
-be pickled kills the process.
+LitServe starts the process, watches it and starts it again. The loop in it is our own, by LitServe's hook for one:
+LitServe's take one request from a queue at a time, or a batch of which one bad request fails all.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import multiprocessing
@@ -17,25 +15,21 @@ import os
 import signal
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from litserve import LitAPI
+from litserve import LitAPI, LitServer
 from litserve.loops.base import LitLoop
 from litserve.specs.base import LitSpec
-from litserve.utils import LitAPIStatus, LoopResponseType
 
 from kshot_models.allocator import keep_freed_memory
+from kshot_server.channel import Listener, socket_path
 from kshot_server.engine.engine import Engine
 from kshot_server.engine.executors.table import RUNTIMES
 from kshot_server.engine.repository import ModelRepository
-from kshot_server.gathering import Gathering
 from kshot_server.logs import configure_logs
 from kshot_server.message_handler import MessageHandler
-from kshot_server.messages import Replies, Reply
 from kshot_server.orphans import end_with_parent, end_with_process
 from kshot_server.shared_state import Phase, SharedState
 
@@ -49,6 +43,7 @@ _STATS_SECONDS = 1.0
 class EngineOptions:
     """What an engine process has to know. Picklable: it is sent to the process when that starts."""
 
+    sockets: Path
     folders: tuple[Path, ...]
     allow_transductive: bool
     device: str
@@ -60,47 +55,44 @@ class EngineOptions:
     log_format: str
 
 
+class EngineSpec(LitSpec):  # type: ignore[misc] # LitServe is untyped
+    """With a spec, LitServe adds no route of its own for an engine: the typed routes are endpoints/."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        # LitServe tells workers apart by the last segment of the path, so it must differ.
+        self.api_path = f"/_engine/{index}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What the worker needs; the server, which it points to in the main process, cannot be sent.
+        return {"_endpoints": [], "api_path": self.api_path, "_server": None, "_max_batch_size": 1}
+
+    def setup(self, server: LitServer) -> None:
+        """Nothing to set up: LitServe's queues are not used."""
+
+    def decode_request(self, request: Any, context_kwargs: dict[str, Any] | None = None) -> Any:  # noqa: ARG002 - LitServe's signature
+        """Nothing to decode."""
+        return request
+
+    def encode_response(self, output: Any, context_kwargs: dict[str, Any] | None = None) -> Any:  # noqa: ARG002 - LitServe's signature
+        """Nothing to encode."""
+        return output
+
+
 class _Loop(LitLoop):  # type: ignore[misc] # LitServe is untyped
-    """From LitServe's queues to the engine and back, for as long as the process lives."""
+    """Serves the channel for as long as the process lives."""
 
-    def __call__(
-        self,
-        lit_api: EngineAPI,
-        device: str,
-        worker_id: int,
-        request_queue: Any,
-        transport: Any,
-        workers_setup_status: Any,
-        callback_runner: Any,
-    ) -> None:
+    def __call__(self, lit_api: EngineAPI, *_: Any, **__: Any) -> None:
         """LitServe calls this in the worker process once `setup` is done."""
-        del device, worker_id, workers_setup_status, callback_runner
-
-        def put(gathered: list[tuple[Hashable, int, Reply]]) -> None:
-            parcels: defaultdict[Any, Replies] = defaultdict(list)
-            for sender, number, reply in gathered:
-                parcels[sender].append((number, reply))
-            for (response_queue_id, uid), replies in parcels.items():
-                with contextlib.suppress(OSError, EOFError):  # the queues are gone: the server has ended
-                    self.put_response(
-                        transport, response_queue_id, uid, replies, LitAPIStatus.OK, LoopResponseType.REGULAR
-                    )
-
-        replies = Gathering(put, "engine-replies")
-        handler = MessageHandler(lit_api.engine, lambda *reply: replies.add(reply))
-        while True:
-            response_queue_id, uid, _, parcel = request_queue.get()
-            if uid is None:
-                return  # LitServe's sign to end
-            handler.take((response_queue_id, uid), parcel)
+        lit_api.listener.serve(MessageHandler(lit_api.engine, lit_api.listener.reply).take)
 
 
 class EngineAPI(LitAPI):  # type: ignore[misc] # LitServe is untyped
     """The engine behind LitServe's hooks."""
 
-    def __init__(self, spec: LitSpec, index: int, options: EngineOptions, shared: SharedState) -> None:
-        """Args: spec, this engine's way in; index, its number among the engines."""
-        super().__init__(spec=spec, loop=_Loop())
+    def __init__(self, index: int, options: EngineOptions, shared: SharedState) -> None:
+        """Args: index, this engine's number among the engines."""
+        super().__init__(spec=EngineSpec(index), loop=_Loop())
         self._index = index
         self._options = options
         self._shared = shared
@@ -142,6 +134,7 @@ class EngineAPI(LitAPI):  # type: ignore[misc] # LitServe is untyped
         gc.collect()
         gc.freeze()  # half a million objects of libraries and models that no collection needs to look at again
         self._publish(engine.stats)
+        self.listener = Listener(socket_path(options.sockets, self._index, os.getpid()))
         self._shared.announce(self._index)
         _log.info(
             "engine %d on %s is up",

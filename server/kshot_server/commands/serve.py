@@ -18,7 +18,7 @@ from kshot_server.template import end_template, start_template
 
 __all__ = ["EXTRA", "HELP", "configure", "run"]
 
-_METRICS_PREFIX = "kshot-metrics-"
+_PREFIX = "kshot-serve-"
 
 HELP = "serve models over HTTP"
 EXTRA = "server,torch"
@@ -44,18 +44,22 @@ def run(arguments: argparse.Namespace) -> int:
         settings = replace(settings, runtime=choose_runtime(settings.runtime))
     except SettingError as error:
         return _refuse(str(error), 2)
+    folder = _own_folder()
+    sockets, numbers = folder / "engines", folder / "metrics"
+    sockets.mkdir()
+    numbers.mkdir()
     # prometheus_client looks for this when it is imported, and engine processes inherit it.
-    directory = os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_directory()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(numbers)
     try:
         with kernels_at_hand(os.environ):
             start_template(settings.runtime)  # first: it works while this process imports what it needs itself
-            return _serve(settings)
+            return _serve(settings, sockets)
     finally:
         end_template()
-        shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _serve(settings: Settings) -> int:
+def _serve(settings: Settings, sockets: Path) -> int:
     # Here and not above: `kshot --help` shall not wait for a web framework.
     from kshot_models.artifact import zoo_folder  # noqa: PLC0415 - see the line above
     from kshot_server.app import StartFailed, serve  # noqa: PLC0415 - as above
@@ -82,18 +86,18 @@ def _serve(settings: Settings) -> int:
     names = ", ".join(f"{entry.name}@{entry.version}" for entry in models.list())
     sys.stderr.write(f"kshot serves {names} at http://{settings.host}:{settings.port} (Ctrl-C ends it)\n")
     try:
-        return serve(settings, devices=devices, models=models, keys=keys, store=store)
+        return serve(settings, sockets=sockets, devices=devices, models=models, keys=keys, store=store)
     except StartFailed as error:
         return _refuse(str(error), 1)
 
 
-def _metrics_directory() -> str:
-    """Make a folder for the numbers of this server's processes, and remove those of servers that were killed."""
-    for old in Path(tempfile.gettempdir()).glob(f"{_METRICS_PREFIX}*-*"):
-        pid = old.name.removeprefix(_METRICS_PREFIX).partition("-")[0]
+def _own_folder() -> Path:
+    """Make a folder for what this server's processes share, and remove those of servers that were killed."""
+    for old in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        pid = old.name.removeprefix(_PREFIX).partition("-")[0]
         if pid.isdigit() and not Path("/proc", pid).exists():
             shutil.rmtree(old, ignore_errors=True)
-    return tempfile.mkdtemp(prefix=f"{_METRICS_PREFIX}{os.getpid()}-")
+    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
 
 
 def _no_models(settings: Settings, models: object) -> str:

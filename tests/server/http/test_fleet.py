@@ -4,25 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import pickle
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from kshot_server.channel import Channel, Listener, socket_path
 from kshot_server.engine.requests import Adapted, AdaptRequest, ClassifyRequest, NeedsSupport, Outcome, Support, Timings
 from kshot_server.faults import Fault
 from kshot_server.fleet import Fleet
 from kshot_server.gathering import Gathering
 from kshot_server.message_handler import MessageHandler
-from kshot_server.messages import Cancel, Message, Ping, Pong, Reply
+from kshot_server.messages import Cancel, Cancelled, Messages, Reply
 from kshot_server.shared_state import SharedState
+
+# An engine's process without an engine: it answers who it is, and nothing to requests for the session "held".
+PROGRAM = """
+import os, sys
+from pathlib import Path
+from kshot_server.channel import Listener, socket_path
+from kshot_server.engine.requests import Adapted, Timings
+
+listener = Listener(socket_path(Path(sys.argv[1]), int(sys.argv[2]), os.getpid()))
+print("up", flush=True)
+
+def take(sender, messages):
+    for number, message in messages:
+        if getattr(message, "session", "held") != "held":
+            listener.reply(sender, number, Adapted(Timings(os.getpid())))
+
+listener.serve(take)
+"""
 
 
 def request(session: str = "s_1") -> AdaptRequest:
@@ -47,15 +70,12 @@ class Engine:
 def test_a_handler_answers_and_cancels() -> None:
     engine, replies = Engine(), list[tuple[Any, int, Reply]]()
     handler = MessageHandler(engine, lambda *reply: replies.append(reply))
-    handler.take("a", [(1, Ping()), (2, Cancel(77))])
-    assert replies == [("a", 1, Pong()), ("a", 2, Pong())]
-    replies.clear()
-    handler.take("a", [(3, request()), (4, request())])
+    handler.take("a", [(2, Cancel(77)), (3, request()), (4, request())])
     handler.take("b", [(4, request())])  # a number is its sender's
     assert replies == []
     handler.take("a", [(5, Cancel(4))])
     assert [future.cancelled() for future in engine.taken] == [False, True, False]
-    assert replies == [("a", 4, Pong()), ("a", 5, Pong())]
+    assert replies == [("a", 4, Cancelled())]
     replies.clear()
     engine.taken[2].set_result(Adapted(Timings(1)))
     engine.taken[0].set_result(NeedsSupport())
@@ -91,48 +111,34 @@ def test_messages_cross_the_process_border() -> None:
     assert (fault.code, fault.detail, fault.action, fault.retry_after) == ("overloaded", "d", "a", 3)
 
 
-class Line:
-    """A line whose other end the test plays: work is answered when `go` is set, and `swallow` messages get lost."""
-
-    def __init__(self, swallow: int = 0) -> None:
-        self.swallow = swallow
-        self.got: list[Message] = []
-        self.numbers: list[int] = []
-        self.go = asyncio.Event()
-
-    def send(self, number: int, message: Message) -> asyncio.Future[Reply]:
-        self.got.append(message)
-        self.numbers.append(number)
-        lost = self.swallow > 0
-        self.swallow -= lost
-        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        task = asyncio.ensure_future(self._answer(answer, message, lost=lost))
-        answer.add_done_callback(lambda _: task.cancel())
-        return answer
-
-    async def _answer(self, answer: asyncio.Future[Reply], message: Message, *, lost: bool) -> None:
-        if lost:
-            await asyncio.Event().wait()
-        if isinstance(message, AdaptRequest):
-            await self.go.wait()
-            answer.set_result(Adapted(Timings(0)))
-        else:
-            answer.set_result(Pong())
+@pytest.fixture
+def sockets() -> Iterator[Path]:
+    """A folder with a path short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="kshot-test-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
-def processes() -> Iterator[Any]:
-    """Starts processes that do nothing, to be announced and killed."""
-    started: list[subprocess.Popen[bytes]] = []
+def processes(sockets: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts processes that listen as an engine's does."""
+    started: list[subprocess.Popen[str]] = []
 
-    def start() -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
-        return started[-1]
+    def start(index: int = 0) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", PROGRAM, str(sockets), str(index)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        return process
 
     yield start
     for process in started:
         process.kill()
-        process.wait()
+        process.communicate()
+
+
+def fleet_of(sockets: Path, shared: SharedState, **more: Any) -> Fleet:
+    return Fleet(lambda index, pid: Channel.open(socket_path(sockets, index, pid)), shared, **more)
 
 
 @contextlib.asynccontextmanager
@@ -145,16 +151,15 @@ async def running(fleet: Fleet) -> AsyncIterator[None]:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.01)
 
 
-def test_a_fleet_waits_for_an_engine_and_tells_of_its_death(processes: Any) -> None:
+def test_a_fleet_waits_for_an_engine_and_tells_of_its_death(processes: Any, sockets: Path) -> None:
     async def scenario() -> None:
-        shared, line, deaths = SharedState(1), Line(), []
-        line.go.set()
-        fleet = Fleet([line], shared, on_death=deaths.append)
+        shared, deaths = SharedState(1), []
+        fleet = fleet_of(sockets, shared, on_death=deaths.append)
         async with running(fleet):
             early = asyncio.create_task(fleet.submit(request()))
             await asyncio.sleep(0.1)
@@ -162,94 +167,172 @@ def test_a_fleet_waits_for_an_engine_and_tells_of_its_death(processes: Any) -> N
             assert not fleet.ready
             first = processes()
             shared._pids[0] = first.pid
-            assert isinstance(await early, Adapted)
+            assert await early == Adapted(Timings(first.pid))
             assert fleet.ready
-            line.go.clear()
-            caught = asyncio.create_task(fleet.submit(request()))
-            await until(lambda: isinstance(line.got[-1], AdaptRequest))
+            caught = asyncio.create_task(fleet.submit(request("held")))
+            await fleet.submit(request())  # by then the other has been sent too
             first.kill()
             with pytest.raises(Fault, match="engine_unavailable"):
                 await caught
-            first.wait()
             await until(lambda: deaths == [first.pid])
             assert not fleet.ready
-            # The dead one's reader in the queue takes the next two messages with it.
-            line.swallow = 2
-            line.go.set()
-            shared._pids[0] = processes().pid
-            assert isinstance(await fleet.submit(request()), Adapted)
-            pings = [message for message in line.got if isinstance(message, Ping)]
-            assert len(pings) == 4
+            second = processes()
+            shared._pids[0] = second.pid
+            assert await fleet.submit(request()) == Adapted(Timings(second.pid))
 
     asyncio.run(scenario())
 
 
-def test_an_engine_that_died_before_it_was_seen(processes: Any) -> None:
+def test_an_engine_that_died_before_it_was_seen(processes: Any, sockets: Path) -> None:
     async def scenario() -> None:
         shared, deaths = SharedState(1), []
-        fleet = Fleet([Line()], shared, on_death=deaths.append)
         gone = processes()
         gone.kill()
         gone.wait()
         shared._pids[0] = gone.pid
-        async with running(fleet):
+        async with running(fleet := fleet_of(sockets, shared, on_death=deaths.append)):
             await until(lambda: deaths == [gone.pid])
             assert not fleet.ready
 
     asyncio.run(scenario())
 
 
-def test_a_cancelled_submit_is_told_to_the_engine(processes: Any) -> None:
+class Hearing:
+    """A listener in this process, and what came to it."""
+
+    def __init__(self, sockets: Path) -> None:
+        self.parcels: list[Messages] = []
+        self.senders: list[Any] = []
+        self.listener = Listener(socket_path(sockets, 0, os.getpid()))
+        threading.Thread(target=self.listener.serve, args=(self.take,), daemon=True).start()
+
+    def take(self, sender: Any, messages: Messages) -> None:
+        self.parcels.append(messages)
+        self.senders.append(sender)
+
+    def heard(self) -> Messages:
+        return [numbered for parcel in self.parcels for numbered in parcel]
+
+
+def test_a_cancelled_submit_is_told_to_the_engine(sockets: Path) -> None:
     async def scenario() -> None:
-        shared, line = SharedState(1), Line()
-        shared._pids[0] = processes().pid
-        fleet = Fleet([line], shared)
+        shared, hearing = SharedState(1), Hearing(sockets)
+        shared._pids[0] = os.getpid()
+        fleet = fleet_of(sockets, shared)
         async with running(fleet):
             await until(lambda: fleet.ready)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(fleet.submit(request()), 0.2)
-            await until(lambda: isinstance(line.got[-1], Cancel))
-            work, cancel = line.got[-2:]
+            await until(lambda: len(hearing.heard()) == 2)
+            (number, work), (_, cancel) = hearing.heard()
             assert isinstance(work, AdaptRequest)
-            assert cancel == Cancel(line.numbers[-2])
-            assert len(set(line.numbers)) == len(line.numbers)
+            assert cancel == Cancel(number)
+            (station,) = fleet._stations
+            assert station.channel is not None
+            assert station.channel._open == {}
 
     asyncio.run(scenario())
 
 
-def test_sessions_stay_with_their_engine_and_move_only_when_it_dies(processes: Any) -> None:
+def test_what_a_turn_of_the_loop_sends_is_one_parcel_and_replies_find_their_requests(sockets: Path) -> None:
     async def scenario() -> None:
-        shared, lines = SharedState(3), [Line() for _ in range(3)]
-        workers = [processes() for _ in range(3)]
-        for line in lines:
-            line.go.set()
+        hearing = Hearing(sockets)
+        channel = await Channel.open(socket_path(sockets, 0, os.getpid()))
+        tasks = [asyncio.create_task(channel.ask(request(f"s_{i}"))) for i in range(20)]
+        await until(lambda: len(hearing.heard()) == 20)
+        assert [len(parcel) for parcel in hearing.parcels] == [20]
+        for number, message in reversed(hearing.heard()):
+            assert isinstance(message, AdaptRequest)
+            hearing.listener.reply(hearing.senders[0], number, Adapted(Timings(float(message.session[2:]))))
+        assert await asyncio.gather(*tasks) == [Adapted(Timings(i)) for i in range(20)]
+        assert channel._open == {}
+        channel.close()
+        await channel.closed
+        with pytest.raises(Fault, match="engine_unavailable"):
+            await channel.ask(request())
+
+    asyncio.run(scenario())
+
+
+def test_large_messages_pass(sockets: Path) -> None:
+    async def scenario() -> None:
+        hearing = Hearing(sockets)
+        channel = await Channel.open(socket_path(sockets, 0, os.getpid()))
+        queries = np.random.default_rng(0).integers(256, size=(1000, 84, 84, 3), dtype=np.uint8)
+        sent = ClassifyRequest("digest", "s_1", queries, None, 1.0)
+        task = asyncio.create_task(channel.ask(sent))
+        await until(hearing.heard)
+        ((number, message),) = hearing.heard()
+        assert isinstance(message, ClassifyRequest)
+        assert (message.queries == queries).all()
+        hearing.listener.reply(hearing.senders[0], number, NeedsSupport())
+        assert await task == NeedsSupport()
+        channel.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_outlives_a_killed_sender_and_ends_at_what_it_cannot_read(processes: Any, sockets: Path) -> None:
+    engine = processes()
+    path = socket_path(sockets, 0, engine.pid)
+    with socket.socket(socket.AF_UNIX) as cut:
+        cut.connect(str(path))
+        cut.sendall((1 << 20).to_bytes(8, "little") + b"the rest never comes")
+
+    async def scenario() -> None:
+        channel = await Channel.open(path)
+        assert await channel.ask(request()) == Adapted(Timings(engine.pid))
+        channel.close()
+
+    asyncio.run(scenario())
+    with socket.socket(socket.AF_UNIX) as broken:
+        broken.connect(str(path))
+        broken.sendall((3).to_bytes(8, "little") + b"\x80\x05x")
+        assert engine.wait(10) == 1
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_nobody_else_is_heard(processes: Any, sockets: Path) -> None:
+    engine = processes()
+    path = socket_path(sockets, 0, engine.pid)
+    sockets.chmod(0o755)
+    path.chmod(0o777)
+    program = (
+        "import os, socket, sys; os.setuid(65534); s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+        "print(s.recv(1))"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout == "b''\n"
+
+
+def test_sessions_stay_with_their_engine_and_move_only_when_it_dies(processes: Any, sockets: Path) -> None:
+    async def scenario() -> None:
+        shared, workers = SharedState(3), [processes(i) for i in range(3)]
         for i, worker in enumerate(workers):
             shared._pids[i] = worker.pid
-        fleet = Fleet(lines, shared)
+        fleet = fleet_of(sockets, shared)
         sessions = [f"s_{i}" for i in range(60)]
 
         async def places() -> dict[str, int]:
-            for line in lines:
-                line.got.clear()
+            found: dict[str, int] = {}
             for session in sessions:
-                await fleet.submit(request(session))
-            return {
-                message.session: i
-                for i, line in enumerate(lines)
-                for message in line.got
-                if isinstance(message, AdaptRequest)
-            }
+                outcome = await fleet.submit(request(session))
+                assert isinstance(outcome, Adapted)
+                found[session] = int(outcome.timings.queue_ms)
+            return found
 
         async with running(fleet):
-            await until(lambda: all(station.up for station in fleet._stations))
+            await until(lambda: all(station.channel is not None for station in fleet._stations))
             before = await places()
             assert await places() == before
-            assert all(list(before.values()).count(i) > 8 for i in range(3))
+            assert all(list(before.values()).count(worker.pid) > 8 for worker in workers)
+            lost = workers[1].pid
             workers[1].kill()
-            workers[1].wait()
-            await until(lambda: not fleet._stations[1].up)
+            await until(lambda: fleet._stations[1].channel is None)
             after = await places()
-            assert {s: i for s, i in after.items() if before[s] != 1} == {s: i for s, i in before.items() if i != 1}
-            assert 1 not in after.values()
+            assert {s: i for s, i in after.items() if before[s] != lost} == {
+                s: i for s, i in before.items() if i != lost
+            }
+            assert lost not in after.values()
 
     asyncio.run(scenario())

@@ -69,15 +69,20 @@ def test_overload_is_refused_at_once(
 def test_a_deadline_is_kept_and_the_work_dropped(
     server: Any, engine: psutil.Process, bodies: Callable[..., Any]
 ) -> None:
-    dropped = 'kshot_engine_outcomes{outcome="deadline_exceeded"}'
-    before = metric(server.url, dropped)
+
+    def dropped() -> float:
+        # Late, or told that nobody waits: whichever the engine saw first when it woke up.
+        reasons = ("deadline_exceeded", "cancelled")
+        return sum(metric(server.url, f'kshot_engine_outcomes{{outcome="{reason}"}}') for reason in reasons)
+
+    before = dropped()
     engine.suspend()
     begun = time.monotonic()
     late = httpx.post(server.url + TEACH, json=bodies(seed=20).json, headers={"X-Timeout-Seconds": "0.5"}, timeout=30)
     assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
     assert 0.5 <= time.monotonic() - begun < 30  # long before the server's own deadline
     engine.resume()
-    until(lambda: metric(server.url, dropped) == before + 1)
+    until(lambda: dropped() == before + 1)
     assert metric(server.url, "kshot_in_flight ") == 0
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from kshot_server.commands.serve import _metrics_directory
+from kshot_server.commands.serve import _own_folder
 
 
 def kshot(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -68,10 +68,10 @@ def test_an_engine_that_cannot_start_is_1_and_leaves_nothing(models: Path, free_
 
 def test_folders_of_killed_servers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    names = ("kshot-metrics-999999999-x", f"kshot-metrics-{os.getpid()}-y", "kshot-metrics-z", "other")
+    names = ("kshot-serve-999999999-x", f"kshot-metrics-{os.getpid()}-y", "kshot-metrics-z", "other")
     for name in names:
         (tmp_path / name).mkdir()
-    made = _metrics_directory()
+    made = _own_folder()
     assert {path.name for path in tmp_path.iterdir()} == {*names[1:], Path(made).name}
 
 
