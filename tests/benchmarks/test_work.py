@@ -69,7 +69,7 @@ def test_resnet12_by_hand() -> None:
 def test_a_work_item_from_before_there_were_networks_is_conv4() -> None:
     old = Work().model_dump(mode="json")
     del old["network"]
-    assert Work.model_validate(old) == Work(network="conv4", channels=(64, 64, 64, 64))
+    assert Work.model_validate(old) == Work(network="conv4", channels=(64, 64, 64, 64), rate=0.1)
 
 
 def test_bytes_are_each_operand_once() -> None:
