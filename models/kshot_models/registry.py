@@ -40,6 +40,7 @@ from kshot_models.manifest import Component, InputSpec, LearnerSpec
 from kshot_models.networks.conv4 import conv4
 from kshot_models.networks.mlp import mlp
 from kshot_models.networks.network import Network
+from kshot_models.networks.resnet12 import resnet12
 from kshot_models.types import Learner
 
 T = TypeVar("T")
@@ -58,6 +59,7 @@ __all__ = [
 NETWORKS: Mapping[str, Callable[..., Network]] = {
     "conv4": conv4,
     "mlp": mlp,
+    "resnet12": resnet12,
 }
 HEADS: Mapping[str, Callable[..., Head]] = {
     "linear": linear,

@@ -33,13 +33,16 @@ def bench(*arguments: str) -> int:
     return command.run(parser.parse_args([*arguments]))
 
 
-def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("network", ["conv4", "resnet12"])
+def test_report(network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "adapt.json"
-    assert bench("adapt", *TINY, "--allow-noise", "--json", str(path)) == 0
+    assert bench("adapt", *TINY, f"--network={network}", "--allow-noise", "--json", str(path)) == 0
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert read_report(path) == Report.model_validate(last)
     assert (last["bench"], last["device"], len(last["rows"])) == ("adapt", "cpu", 4)
+    assert last["work"]["sizes"]["network"] == network
     assert last["rows"][0]["name"] == "kshot"
+    assert all(row["difference"] < 1e-4 for row in last["rows"][1:])
     for row in last["rows"]:
         assert row["ms_per_task"] * row["tasks_per_second"] == pytest.approx(1000)
         assert row["latency_ms"] > 0

@@ -53,6 +53,12 @@ def test_goals_are_read_and_what_is_not_measured_has_its_command(tmp_path: Path)
     assert "```sh\nkshot bench adapt\n```" in text
 
 
+def test_a_report_says_which_network(tmp_path: Path) -> None:
+    work = Work(network="resnet12", size=84, input_channels=3)
+    write_report(tmp_path / "adapt-resnet12.json", report(work=work_item("adapt and predict", work, Cost(1e9, 1e7))))
+    assert "Adapt and predict: ResNet-12, 84x84x3, 5-way" in render(tmp_path)
+
+
 def test_noise_is_said_in_the_goals_and_in_the_section(tmp_path: Path) -> None:
     noise = judge({"kshot": [1.0, 2.0, 3.0]}, 0.4, allow_noise=True)
     noisy = report(noise=noise, noisy=noise.noisy)

@@ -17,6 +17,7 @@ NETWORKS = {
     "max_pool": {"type": "conv4", "channels": (4, 5)},
     "stride": {"type": "conv4", "channels": (4, 5), "downsample": "stride", "readout": "mean"},
     "mlp": {"type": "mlp", "hidden": (8, 6), "activation": "tanh"},
+    "resnet12": {"type": "resnet12", "channels": (2, 3, 4)},  # as many stages as 12 pixels allow
 }
 
 
@@ -72,7 +73,9 @@ LEARNERS: dict[str, dict[str, object]] = {
     "shared-policy": _gradient("shared", [{"type": "policy", "history": 3, "hidden": 5, "rate": 0.3}]),
     "shared-newton-cg": _gradient("shared", [{"type": "newton_cg", "strength": 0.5, "cg_steps": 3}]),
     "anil": _gradient("shared", [{"type": "sgd", "rate": 0.05}], adapt=["head.*"]),
-    "boil": _gradient("prototype", [{"type": "sgd", "rate": 0.1}], adapt=["body.conv*", "body.linear*"]),
+    "boil": _gradient(
+        "prototype", [{"type": "sgd", "rate": 0.1}], adapt=["body.conv*", "body.*.conv*", "body.linear*"]
+    ),
     "mamlpp": _gradient("shared", [{"type": "lslr", "rate": 0.1, "steps": 2}], per_step_gains=True),
 }
 NORMS = ("support", "group", "none")

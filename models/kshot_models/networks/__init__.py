@@ -3,5 +3,6 @@
 from kshot_models.networks.conv4 import conv4
 from kshot_models.networks.mlp import mlp
 from kshot_models.networks.network import Apply, Network
+from kshot_models.networks.resnet12 import resnet12
 
-__all__ = ["Apply", "Network", "conv4", "mlp"]
+__all__ = ["Apply", "Network", "conv4", "mlp", "resnet12"]

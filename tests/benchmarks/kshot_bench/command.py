@@ -68,7 +68,13 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{what} (default: %(default)s)")
     parser.add_argument(
-        "--channels", default="64,64,64,64", metavar="N,N,...", help="width of each block (default: %(default)s)"
+        "--input-channels", type=int, choices=(1, 3), default=1, help="of an image (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--network", choices=("conv4", "resnet12"), default="conv4", help="what embeds images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--channels", metavar="N,N,...", help="width of each block (default: as in the network's papers)"
     )
     parser.add_argument(
         "--repetitions", type=int, default=7, metavar="N", help="rounds of turns (default: %(default)s)"

@@ -13,6 +13,7 @@ from functools import cache
 from itertools import repeat
 from typing import Annotated, Literal, TypeAlias, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from kshot_bench.bodies import BODIES, Body, BodyKind, query_body
@@ -134,7 +135,7 @@ def peer_and_episodes(name: str, work: Work, device: str) -> tuple[Peer, tuple[E
     _, meta = learner_of(work, spec)
     params = tree_map(lambda value: value.to(device), meta.init)
     if name in FROZEN:
-        features = params["body.norm1.gain"].new_zeros(work.way, layers(work)[-1].fan_in)
+        features = torch.zeros(work.way, layers(work)[-1].fan_in, device=device)
         params |= {"head.weight": features, "head.bias": features.new_zeros(work.way)}
     episodes = [episode_of(work, task, device=device) for task in draw_tasks(work, _DIFFERENT_TASKS)]
     return build_peer(name, work, params), tuple(episodes)

@@ -56,7 +56,9 @@ def peak_memory(subject: str, work: Work, device: str) -> float:
     """
     run, episode = _subject(subject, work, device), episode_of(work, draw_task(work, 0), device=device)
     # A small task of another network first, which loads what is loaded once: libraries, and all kernels of this task.
-    small = Work(way=3, steps=1, queries=3, size=work.size, channels=tuple(32 for _ in work.channels))
+    small = work.model_copy(
+        update={"way": 3, "shot": 1, "steps": 1, "queries": 3, "channels": tuple(32 for _ in work.channels)}
+    )
     _subject(subject, small, device)(episode_of(small, draw_task(small, 0), device=device))
     gc.collect()
     if device != "cpu":

@@ -18,12 +18,16 @@ __all__ = ["COMMANDS", "main", "render"]
 COMMANDS: Mapping[str, str] = {  # what writes each report; the folder is that of the results
     "adapt": "kshot bench adapt --curve tasks=1,4,16,64 --curve way=2,5,10,20 --curve shot=1,5,10 --curve steps=1,5,20",
     "adapt-frozen": "kshot bench adapt --frozen",
+    "adapt-resnet12": "kshot bench adapt --network resnet12 --size 84 --input-channels 3 --repetitions 3",
     "classify": "kshot bench classify",
     "train": "kshot bench train",
     "memory": "kshot bench memory",
     "serve": "kshot bench serve",
     "serve-sessions": "kshot bench serve --sessions 10000",
     "adapt-cuda": "kshot bench adapt --device cuda --curve tasks=1,16,64,256,1024",
+    "adapt-resnet12-cuda": (
+        "kshot bench adapt --device cuda --network resnet12 --size 84 --input-channels 3 --curve tasks=1,4,16"
+    ),
     "classify-cuda": "kshot bench classify --device cuda",
     "train-cuda": "kshot bench train --device cuda --tasks 64",
     "memory-cuda": "kshot bench memory --device cuda",
@@ -141,8 +145,9 @@ def _verdicts(report: Report) -> list[str]:
 def _sizes(report: Report) -> str:
     sizes = report.work.sizes
     image = f"{sizes.size}x{sizes.size}x{sizes.input_channels}"
+    network = f"Conv4-{sizes.channels[-1]}" if sizes.network == "conv4" else "ResNet-12"
     return (
-        f"Conv4-{sizes.channels[-1]}, {image}, {sizes.way}-way {sizes.shot}-shot, {sizes.steps} inner steps, "
+        f"{network}, {image}, {sizes.way}-way {sizes.shot}-shot, {sizes.steps} inner steps, "
         f"{sizes.queries} queries; {report.work.flops / 1e9:.3g} GFLOP, "
         f"{report.work.bytes / 1e6:.3g} MB a task"
     )

@@ -151,9 +151,11 @@ def work_of(arguments: argparse.Namespace) -> Work:
     Raises:
         ValueError: one of them is not possible.
     """
-    channels = tuple(int(part) for part in arguments.channels.split(","))
-    sizes = {name: getattr(arguments, name) for name in ("way", "shot", "steps", "queries", "size")}
-    return Work(channels=channels, **sizes)
+    names = ("way", "shot", "steps", "queries", "size", "input_channels", "network")
+    sizes = {name: getattr(arguments, name) for name in names}
+    if arguments.channels is not None:
+        sizes["channels"] = tuple(int(part) for part in arguments.channels.split(","))
+    return Work(**sizes)
 
 
 def options_of(arguments: argparse.Namespace) -> Options:

@@ -77,7 +77,7 @@ def learner_spec(work: Work, *, norm: NormMode = "support", adapt: tuple[str, ..
     """A gradient learner with a fixed row for each class, as in the papers' protocols and as the peers have it."""
     return LearnerSpec(
         type="gradient",
-        network=_component("conv4", channels=work.channels),
+        network=_network(work),
         head=_component("linear", way=work.way),
         norm=norm,
         inner=(_component("sgd", rate=work.rate),),
@@ -88,8 +88,7 @@ def learner_spec(work: Work, *, norm: NormMode = "support", adapt: tuple[str, ..
 
 def prototype_spec(work: Work) -> LearnerSpec:
     """A prototype learner over the same network: nothing of the encoder adapts."""
-    network = _component("conv4", channels=work.channels)
-    return LearnerSpec(type="prototype", network=network, head=_component("prototype"))
+    return LearnerSpec(type="prototype", network=_network(work), head=_component("prototype"))
 
 
 def manifest_of(work: Work, spec: LearnerSpec, *, name: str = "bench") -> Manifest:
@@ -130,6 +129,10 @@ def stacked(episodes: list[Episode]) -> Episode:
         return Examples(*(torch.stack(column) for column in zip(*parts, strict=True)))
 
     return Episode(stack([e.support for e in episodes]), stack([e.query for e in episodes]))
+
+
+def _network(work: Work) -> Component:
+    return _component(work.network, channels=work.channels)
 
 
 def _component(type_: str, **options: object) -> Component:
