@@ -129,7 +129,6 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """What runs in each API process around its requests."""
         configure_logs(self._settings.log_level, self._settings.log_format)
-        gc.collect()
         gc.freeze()  # what is there now stays: no collection needs to look at it again
         async with super().lifespan(app):
             self._fleet.start()

@@ -131,7 +131,6 @@ class EngineAPI(LitAPI):  # type: ignore[misc] # LitServe is untyped
         if models.list() and len(failed) >= len(models.list()):
             raise RuntimeError("no model works; see the messages above")
         self.engine = engine
-        gc.collect()
         gc.freeze()  # half a million objects of libraries and models that no collection needs to look at again
         self._publish(engine.stats)
         self.listener = Listener(socket_path(options.sockets, self._index, os.getpid()))

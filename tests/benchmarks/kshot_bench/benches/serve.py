@@ -37,6 +37,7 @@ __all__ = ["IN_PROCESS", "serve"]
 
 IN_PROCESS = "in process"
 _FEW_SESSIONS = 64
+_CACHED_CONNECTIONS = 4  # times those of adapting: as many requests as ride in a batch of queries
 _ASKED = 400
 _ONCE, _SESSIONS = "/v1/models/bench/classify", "/v1/models/bench/sessions"
 Details = dict[str, float | int | str | bool | None]
@@ -115,7 +116,12 @@ def _cached(url: str, crew: Crew, work: Work, options: Options, connections: int
     """How fast one query of a cached session is answered: saturated, and alone."""
     paths = _classify_paths(url, work, _FEW_SESSIONS)
     job = HttpLoad(
-        work=work, url=url, paths=tuple(paths), body=None, connections=connections, seconds=options.window_seconds
+        work=work,
+        url=url,
+        paths=tuple(paths),
+        body=None,
+        connections=connections * _CACHED_CONNECTIONS,
+        seconds=options.window_seconds,
     )
     rates = [sum(crew.perform(job)) for _ in range(options.repetitions)]
     seconds = _asked(url, paths, work)
