@@ -15,7 +15,9 @@ from pathlib import Path
 
 import httpx
 import hypothesis
+import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 # Tests are small: on a machine with few cores, torch's threads wait for one another far longer than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -115,6 +117,58 @@ def _wait_until_ready(server: RunningServer) -> None:
                 return
         time.sleep(0.1)
     pytest.fail(f"kshot serve was not ready after {START_SECONDS:g} s:\n{server.log.read_text()}")
+
+
+MakeEncoder = Callable[..., bytes]
+
+
+@pytest.fixture(scope="session")
+def make_encoder() -> MakeEncoder:
+    """A function that makes a small encoder.onnx: a convolution, ReLU, and a product with a random matrix.
+
+    `images`, `height`, `width` may be open (a name in place of a number); with `tokens` the output is
+    (n, tokens, features); with `second_output` there is one more, and `weights` scales the convolution's.
+    """
+
+    def make(
+        *,
+        images: int | str = "n",
+        channels: int = 1,
+        height: int | str = 12,
+        width: int | str = 12,
+        features: int = 6,
+        tokens: int = 0,
+        second_output: bool = False,
+        weights: float = 1.0,
+        seed: int = 0,
+    ) -> bytes:
+        random = np.random.default_rng(seed)
+        filters = weights * random.normal(size=(3, channels, 3, 3)).astype(np.float32)
+        # A pool to 2 x 2 would need fixed sizes; a mean over space does not.
+        matrix = random.normal(size=(3, max(tokens, 1) * features)).astype(np.float32)
+        shape = np.array([0, tokens, features] if tokens else [0, features], np.int64)
+        nodes = [
+            helper.make_node("Conv", ["image", "filters"], ["conv"], pads=[1, 1, 1, 1], strides=[2, 2]),
+            helper.make_node("Relu", ["conv"], ["positive"]),
+            helper.make_node("GlobalAveragePool", ["positive"], ["pool"]),
+            helper.make_node("Flatten", ["pool"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "matrix"], ["product"]),
+            helper.make_node("Reshape", ["product", "shape"], ["embedding"]),
+        ]
+        sizes = [images, tokens, features] if tokens else [images, features]
+        outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, sizes)]
+        if second_output:
+            outputs.append(helper.make_tensor_value_info("flat", TensorProto.FLOAT, [images, 3]))
+        constants = [
+            numpy_helper.from_array(values, name)
+            for name, values in (("filters", filters), ("matrix", matrix), ("shape", shape))
+        ]
+        image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [images, channels, height, width])
+        graph = helper.make_graph(nodes, "encoder", [image], outputs, constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        return bytes(model.SerializeToString(deterministic=True))
+
+    return make
 
 
 @pytest.fixture(scope="session")

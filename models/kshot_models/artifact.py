@@ -37,7 +37,9 @@ from kshot_models.errors import (
     TensorNotFinite,
     TensorsUnreadable,
 )
-from kshot_models.manifest import FORMAT, Manifest, OptimizerManifest
+from kshot_models.manifest import ENCODER_NETWORK, FORMAT, Manifest, OptimizerManifest
+from kshot_models.onnx_files import ENCODER
+from kshot_models.onnx_session import check_self_contained
 from kshot_models.synced_files import write_synced
 
 __all__ = [
@@ -192,7 +194,11 @@ def load_artifact(folder: Path) -> Artifact[Manifest]:
     Raises:
         ArtifactError: its subclass says which way of being invalid it is.
     """
-    return _loaded(folder, read_manifest(folder))
+    manifest = read_manifest(folder)
+    embeds = manifest.learner.network.type == ENCODER_NETWORK
+    if embeds and ENCODER not in manifest.files:
+        raise FileMissing(f"{folder / MANIFEST} names no {ENCODER}, which a network of type {ENCODER_NETWORK!r} needs")
+    return _loaded(folder, manifest)
 
 
 def load_optimizer_artifact(folder: Path) -> Artifact[OptimizerManifest]:
@@ -204,6 +210,8 @@ def _loaded(folder: Path, manifest: AnyManifest) -> Artifact[AnyManifest]:
     if TENSORS not in manifest.files:
         raise ManifestInvalid(f"{folder / MANIFEST}: files does not name {TENSORS}")
     contents = {name: _read_verified(folder, name, digest) for name, digest in manifest.files.items()}
+    if ENCODER in contents:
+        check_self_contained(contents[ENCODER], str(folder / ENCODER))
     try:
         arrays = load_tensors(contents[TENSORS])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:

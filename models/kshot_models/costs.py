@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from kshot_models.errors import WayUnsupported
+from kshot_models.learners import FrozenLearner
 from kshot_models.load import LoadedLearner, normalise
 from kshot_models.serving import serving
 from kshot_models.types import Examples
@@ -54,6 +55,8 @@ def measure_costs(loaded: LoadedLearner, device: str) -> Costs:
             task = learner.adapt(meta, support, way=fixed_way or _PROBES)
         with _Counting() as predicting:
             learner.predict(meta, task, inputs)
+    if isinstance(learner, FrozenLearner):  # whose encoder torch does not see
+        adapting.flops, predicting.flops = (each.flops + learner.flops * _PROBES for each in (adapting, predicting))
     least = spec.height * spec.width * spec.channels  # reading the image
     return Costs(max(adapting.flops / _PROBES, least), max(predicting.flops / _PROBES, least), fixed_way)
 
@@ -63,7 +66,7 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call] # its __ini
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # as above
-        self.flops = 0
+        self.flops: float = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -15,7 +15,12 @@ ModelError
 │   ├── TensorShapeMismatch   a tensor has another shape than the learner's
 │   ├── TensorDtypeUnsupported
 │   ├── TensorNotFinite       a tensor holds NaN or infinity
-│   └── GraphInvalid          an ONNX graph takes or gives something else than onnx_files.py says
+│   ├── GraphInvalid          an ONNX graph cannot be run, or is not what onnx_files.py says
+│   ├── ExternalData          an ONNX graph stores tensors outside of its file
+│   ├── EncoderInputMismatch  an encoder takes something else than the images of the manifest
+│   ├── EncoderOutputMismatch an encoder gives something else than the features of the manifest
+│   └── FeaturesNotFinite     an encoder's features hold NaN or infinity
+├── RuntimeMissing            the artifact needs a package that is not installed
 ├── SpecInvalid               a learner specification names an unknown component or option
 └── WayUnsupported            the head of this learner cannot answer for that many classes
 """
@@ -26,6 +31,10 @@ __all__ = [
     "ArtifactError",
     "ArtifactNotFound",
     "DigestMismatch",
+    "EncoderInputMismatch",
+    "EncoderOutputMismatch",
+    "ExternalData",
+    "FeaturesNotFinite",
     "FileMissing",
     "FormatUnsupported",
     "GraphInvalid",
@@ -33,6 +42,7 @@ __all__ = [
     "ModelError",
     "NotALearner",
     "NotAnOptimizer",
+    "RuntimeMissing",
     "SpecInvalid",
     "TensorDtypeUnsupported",
     "TensorMissing",
@@ -105,7 +115,27 @@ class TensorNotFinite(ArtifactError):  # noqa: N818 - as above
 
 
 class GraphInvalid(ArtifactError):  # noqa: N818 - as above
-    """An ONNX graph does not take or give what a graph of its name has to."""
+    """An ONNX graph cannot be run, or does not take or give what a graph of its name has to."""
+
+
+class ExternalData(ArtifactError):  # noqa: N818 - as above
+    """An ONNX graph names files or addresses outside of itself, for which no digest vouches."""
+
+
+class EncoderInputMismatch(ArtifactError):  # noqa: N818 - as above
+    """An encoder does not take the images of the manifest."""
+
+
+class EncoderOutputMismatch(ArtifactError):  # noqa: N818 - as above
+    """An encoder does not give the features of the manifest."""
+
+
+class FeaturesNotFinite(ArtifactError):  # noqa: N818 - as above
+    """An encoder's features hold NaN or infinity."""
+
+
+class RuntimeMissing(ModelError):  # noqa: N818 - as above
+    """What runs the artifact's graphs is not installed; the message names the extra."""
 
 
 class SpecInvalid(ModelError):  # noqa: N818 - as above

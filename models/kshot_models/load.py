@@ -26,6 +26,7 @@ from kshot_models.artifact import (
     load_optimizer_artifact,
     zoo_folder,
 )
+from kshot_models.encoder import Encoder
 from kshot_models.errors import (
     ArtifactNotFound,
     NotAnOptimizer,
@@ -34,8 +35,8 @@ from kshot_models.errors import (
     TensorUnexpected,
 )
 from kshot_models.inner.transformation import InnerOptimizer
-from kshot_models.learners import GradientLearner
-from kshot_models.manifest import InputSpec, Manifest, OptimizerManifest
+from kshot_models.learners import FrozenLearner, GradientLearner
+from kshot_models.manifest import ENCODER_NETWORK, InputSpec, Manifest, OptimizerManifest
 from kshot_models.registry import build_inner_optimizer, build_learner
 from kshot_models.torch_optimizer import LearnedOptimizer
 from kshot_models.tree import prefixed, under
@@ -73,9 +74,10 @@ class LoadedLearner(NamedTuple):
         Raises:
             NotAnOptimizer: it has none, or one that is bound to the weights that it was learned with.
         """
-        if not isinstance(self.learner, GradientLearner):
+        learner = self.learner.features if isinstance(self.learner, FrozenLearner) else self.learner
+        if not isinstance(learner, GradientLearner):
             raise NotAnOptimizer(f"{self.manifest.name} takes no inner steps, so it has no update rule")
-        return LearnedOptimizer(self.learner.inner, self.meta_params.inner, params, lr=lr)
+        return LearnedOptimizer(learner.inner, self.meta_params.inner, params, lr=lr)
 
 
 class LoadedOptimizer(NamedTuple):
@@ -161,8 +163,10 @@ def load_any(
 def from_artifact(
     artifact: Artifact[Manifest], *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> LoadedLearner:
-    """Build the learner of an artifact that is in memory."""
-    learner = build_learner(artifact.manifest.learner, artifact.manifest.input)
+    """Build the learner of an artifact that is in memory; its encoder, if it has one, is read from its folder."""
+    spec = artifact.manifest.learner
+    encoder = Encoder.read(artifact, str(device)) if spec.network.type == ENCODER_NETWORK else None
+    learner = build_learner(spec, artifact.manifest.input, encoder)
     meta = meta_from_arrays(
         {name: torch.from_numpy(array).to(device, dtype) for name, array in artifact.arrays.items()},
         like=learner.init(torch.Generator().manual_seed(0)),

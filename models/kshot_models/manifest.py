@@ -32,6 +32,7 @@ from pydantic import (
 
 __all__ = [
     "CLASSIFIERS",
+    "ENCODER_NETWORK",
     "FORMAT",
     "Calibration",
     "Component",
@@ -53,6 +54,9 @@ FORMAT = 1
 
 # Learners whose outputs are logits of classes; the others are for training and research only.
 CLASSIFIERS = frozenset({"gradient", "matching", "prototype", "ridge", "snail"})
+
+# The network of learners on the features of an `encoder.onnx`; see encoder.py.
+ENCODER_NETWORK = "encoder"
 
 NormMode = Literal["support", "transductive", "per_step", "group", "none"]
 ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, ValidationError, validate_call
 from kshot_models.context.context import Context
 from kshot_models.context.matching import matching
 from kshot_models.context.snail import snail
+from kshot_models.encoder import Encoder
 from kshot_models.errors import SpecInvalid
 from kshot_models.heads.head import Head
 from kshot_models.heads.linear import linear
@@ -34,10 +35,12 @@ from kshot_models.inner.sgd import sgd
 from kshot_models.inner.transformation import InnerOptimizer
 from kshot_models.learners.closed_form import ClosedFormLearner
 from kshot_models.learners.context import ContextLearner
+from kshot_models.learners.frozen import FrozenLearner
 from kshot_models.learners.gradient import GradientLearner
 from kshot_models.losses import mean_squared_error, weighted_cross_entropy
-from kshot_models.manifest import Component, InputSpec, LearnerSpec
+from kshot_models.manifest import CLASSIFIERS, ENCODER_NETWORK, Component, InputSpec, LearnerSpec
 from kshot_models.networks.conv4 import conv4
+from kshot_models.networks.encoder import encoder as encoder_features
 from kshot_models.networks.mlp import mlp
 from kshot_models.networks.network import Network
 from kshot_models.networks.resnet12 import resnet12
@@ -58,6 +61,7 @@ __all__ = [
 
 NETWORKS: Mapping[str, Callable[..., Network]] = {
     "conv4": conv4,
+    ENCODER_NETWORK: encoder_features,
     "mlp": mlp,
     "resnet12": resnet12,
 }
@@ -130,17 +134,39 @@ LEARNERS: Mapping[str, Callable[[LearnerSpec, Network], Learner]] = {
 }
 
 
-def build_learner(spec: LearnerSpec, input_spec: InputSpec) -> Learner:
+def build_learner(spec: LearnerSpec, input_spec: InputSpec, encoder: Encoder | None = None) -> Learner:
     """Build what `spec` describes, for inputs of `input_spec`.
 
+    Args:
+        spec: from a manifest or a recipe.
+        input_spec: likewise.
+        encoder: what makes the features, where the network is of type "encoder".
+
     Raises:
-        SpecInvalid: an unknown name or option, or one of a wrong type; the message lists what there is.
+        SpecInvalid: an unknown name or option, or one of a wrong type; the message lists what there is. Or a network
+            of type "encoder" without one, or with a learner that would adapt it.
     """
     learner = _row("learner", LEARNERS, spec.type)
     if (spec.norm == "per_step" or spec.per_step_gains) and not spec.steps:
         raise SpecInvalid("norm = 'per_step' and per_step_gains belong to inner steps, of which there are none")
     network = build_component("network", NETWORKS, spec.network, input_spec, spec.norm)
-    return learner(spec, network)
+    if spec.network.type != ENCODER_NETWORK:
+        return learner(spec, network)
+    _check_frozen(spec)
+    if encoder is None:
+        raise SpecInvalid("a network of type 'encoder' is made of an artifact's encoder.onnx; load that artifact")
+    return FrozenLearner(encoder, learner(spec, network), encoder.options.flops)
+
+
+def _check_frozen(spec: LearnerSpec) -> None:
+    """An encoder is frozen: what has inner steps may change the head alone."""
+    if spec.steps and not all(pattern.startswith("head.") for pattern in spec.adapt):
+        raise SpecInvalid(
+            "the inner steps of a learner on an encoder change the head alone: "
+            f"expected adapt = ['head.*'], got {list(spec.adapt)}"
+        )
+    if spec.type not in CLASSIFIERS:
+        raise SpecInvalid(f"expected a learner of {', '.join(sorted(CLASSIFIERS))} on an encoder, got {spec.type!r}")
 
 
 def build_inner_optimizer(links: Sequence[Component]) -> InnerOptimizer:

@@ -119,7 +119,7 @@ SPOILS: list[tuple[str, Callable[[Path], object], type[Exception], str]] = [
      errors.TensorDtypeUnsupported, "int32"),
     ("nan", with_tensors(lambda a: a[WEIGHT].fill(np.nan)), errors.TensorNotFinite, WEIGHT),
     ("unknown network", lambda f: edit_manifest(f, learner={**SPEC.model_dump(), "network": {"type": "os.system"}}),
-     errors.SpecInvalid, "there are: conv4, mlp"),
+     errors.SpecInvalid, "there are: conv4, encoder, mlp"),
 ]  # fmt: skip
 
 

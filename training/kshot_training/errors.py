@@ -7,6 +7,7 @@
     ├── NonFiniteError          loss, gradient or meta-parameter became NaN or infinite
     ├── RankLostError           a process of a data-parallel job is gone, or there are too many
     ├── EpisodeError            an evaluation asked for episodes that the data cannot give
+    ├── EncoderSettingsError    what was said of an encoder does not fit it
     ├── OnnxNotSupported        a learner or an operation of it has no ONNX graph
     └── DataError               see kshot_training/data/errors.py
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 __all__ = [
     "CheckpointError",
+    "EncoderSettingsError",
     "EpisodeError",
     "NonFiniteError",
     "RankLostError",
@@ -48,6 +50,10 @@ class RankLostError(TrainingError):
 
 class EpisodeError(TrainingError):
     """The episodes asked for do not fit the learner or the data."""
+
+
+class EncoderSettingsError(TrainingError):
+    """An artifact of an encoder was asked for in a way that does not fit it, or that no manifest can say."""
 
 
 class OnnxNotSupported(TrainingError):  # noqa: N818 - reads as the state it names, like the tree of kshot_models

@@ -2,6 +2,7 @@
 
 from kshot_models.learners.closed_form import ClosedFormLearner
 from kshot_models.learners.context import ContextLearner
+from kshot_models.learners.frozen import FrozenLearner
 from kshot_models.learners.gradient import GradientLearner
 
-__all__ = ["ClosedFormLearner", "ContextLearner", "GradientLearner"]
+__all__ = ["ClosedFormLearner", "ContextLearner", "FrozenLearner", "GradientLearner"]

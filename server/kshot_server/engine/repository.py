@@ -11,6 +11,7 @@ numpy only; `load` brings in torch.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import threading
 import time
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from kshot_models.artifact import Artifact, list_artifacts, load_artifact, version_order
 from kshot_models.errors import ModelError, NotALearner
-from kshot_models.manifest import CLASSIFIERS, Manifest
+from kshot_models.manifest import CLASSIFIERS, ENCODER_NETWORK, Manifest
 from kshot_models.onnx_files import ADAPT, PREDICT
 
 if TYPE_CHECKING:  # these need torch, which a process that only reads manifests does without
@@ -63,7 +64,7 @@ class ModelEntry:
 class Refused:
     """An artifact that is not served.
 
-    `code` says why: `broken`, `transductive_refused`, `no_classifier` or `no_graphs`.
+    `code` says why: `broken`, `transductive_refused`, `no_classifier`, `no_graphs` or `no_onnxruntime`.
     """
 
     folder: Path
@@ -212,6 +213,9 @@ class ModelRepository:
             elif self._need_graphs and not {ADAPT, PREDICT} <= manifest.files.keys():
                 reason = "it has no ONNX graphs; `kshot export FOLDER --onnx` writes a copy that has them"
                 refused = Refused(folder, "no_graphs", reason)
+            elif manifest.learner.network.type == ENCODER_NETWORK and importlib.util.find_spec("onnxruntime") is None:
+                reason = "its encoder.onnx needs onnxruntime, which is not installed; pip install 'kshot[onnx]'"
+                refused = Refused(folder, "no_onnxruntime", reason)
         if refused is not None:
             # What is no classifier is in order, only not for a server: an optimizer among the shipped models, say.
             level = logging.INFO if refused.code == "no_classifier" else logging.WARNING

@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 from kshot_models.artifact import load_artifact, save_artifact
-from kshot_models.errors import DigestMismatch, FileMissing, FormatUnsupported, GraphInvalid
+from kshot_models.errors import DigestMismatch, FileMissing, FormatUnsupported, GraphInvalid, RuntimeMissing
 from kshot_models.manifest import Component, LearnerSpec
 from kshot_models.onnx_files import ADAPT, FLOPS, LAYOUT_KEY, PREDICT
 from kshot_server.devices import choose_runtime, devices_of
@@ -215,7 +215,7 @@ def test_auto_is_torch_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_gpu_needs_the_package_for_it(exported: ModelRepository, tmp_path: Path) -> None:
     (tmp_path / "0000:01:00.0").mkdir()
     assert devices_of("auto", {}, tmp_path, runtime="onnxruntime") == ("cpu",)
-    with pytest.raises(GraphInvalid, match="onnxruntime-gpu"):
+    with pytest.raises(RuntimeMissing, match="onnxruntime-gpu"):
         executor_for("cuda", "onnxruntime").open(exported, digest(exported, "prototype"))
 
 

@@ -2,6 +2,8 @@
 
 The sizes of the support set, of the query list and the way are symbols; images and parameters have the sizes of the
 artifact. What autograd does in the inner steps is traced with the rest, so a graph holds gradients as plain operations.
+
+A learner on a frozen encoder is traced from the features on; the encoder stays a model of its own, which runs before.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from kshot_models.encoder import EncoderOptions
+from kshot_models.learners import FrozenLearner
 from kshot_models.load import LoadedLearner, meta_from_arrays, meta_to_arrays, normalise
-from kshot_models.onnx_files import CLASSES, LOGITS, PIXELS, TARGETS, WEIGHTS
-from kshot_models.types import Examples, MetaParams, Params
+from kshot_models.onnx_files import CLASSES, FEATURES, LOGITS, PIXELS, TARGETS, WEIGHTS
+from kshot_models.types import Examples, Learner, MetaParams, Params
 
 __all__ = ["Traced", "shape_of", "trace_adapt", "trace_predict"]
 
@@ -40,26 +44,27 @@ def shape_of(values: Any) -> list[int | str]:
 
 
 def trace_adapt(loaded: LoadedLearner, fixed_way: int | None) -> Traced:
-    """Trace adapt: pixels, targets, weights, classes and meta-parameters -> task parameters.
+    """Trace adapt: pixels or features, targets, weights, classes and meta-parameters -> task parameters.
 
     Args:
         loaded: the learner.
         fixed_way: the only way that its head answers for; None leaves the way open.
     """
     examples, way = _HINTS["examples"], fixed_way or _HINTS["way"]
+    given = _given(loaded)
     arguments = {
-        PIXELS: _pixels(loaded, examples),
+        given: _images(loaded, examples),
         TARGETS: torch.arange(examples) % way,
         WEIGHTS: torch.ones(examples),
         CLASSES: torch.arange(way),
         **_meta_arrays(loaded),
     }
-    open_sizes = {name: {0: "examples"} for name in (PIXELS, TARGETS, WEIGHTS)}
+    open_sizes = {name: {0: "examples"} for name in (given, TARGETS, WEIGHTS)}
     open_sizes |= {} if fixed_way else {CLASSES: {0: "way"}}
     outputs: list[str] = []
 
-    def adapt(pixels: Tensor, targets: Tensor, weights: Tensor, classes: Tensor, *meta: Tensor) -> tuple[Tensor, ...]:
-        task = _adapt(loaded, (pixels, targets, weights), classes.shape[0], meta)
+    def adapt(images: Tensor, targets: Tensor, weights: Tensor, classes: Tensor, *meta: Tensor) -> tuple[Tensor, ...]:
+        task = _adapt(loaded, (images, targets, weights), classes.shape[0], meta)
         outputs[:] = sorted(task)
         return tuple(task[name] for name in outputs)
 
@@ -68,7 +73,10 @@ def trace_adapt(loaded: LoadedLearner, fixed_way: int | None) -> Traced:
 
 
 def trace_predict(loaded: LoadedLearner, fixed_way: int | None) -> Traced:
-    """Trace predict: pixels, task parameters and meta-parameters -> logits. Arguments are those of `trace_adapt`."""
+    """Trace predict: pixels or features, task parameters and meta-parameters -> logits.
+
+    Arguments are those of `trace_adapt`.
+    """
     queries, way = _HINTS["queries"], fixed_way or _HINTS["way"]
     meta = _meta_arrays(loaded)
     with torch.no_grad():
@@ -77,25 +85,25 @@ def trace_predict(loaded: LoadedLearner, fixed_way: int | None) -> Traced:
             for ways in (way, way + 1)[: 2 - bool(fixed_way)]
         ]
     task = tasks[0]
-    open_sizes: dict[str, dict[int, str]] = {PIXELS: {0: "queries"}}
+    open_sizes: dict[str, dict[int, str]] = {_given(loaded): {0: "queries"}}
     for name, values in task.items():
         axes = [i for i, size in enumerate(values.shape) if size != tasks[-1][name].shape[i]]
         open_sizes |= {name: dict.fromkeys(axes, "way")} if axes else {}
 
-    def predict(pixels: Tensor, *values: Tensor) -> tuple[Tensor]:
+    def predict(images: Tensor, *values: Tensor) -> tuple[Tensor]:
         made = dict(zip(task, values[: len(task)], strict=True))
-        inputs = normalise(pixels, loaded.manifest.input)
-        return (loaded.learner.predict(_meta(loaded, values[len(task) :]), made, inputs),)
+        meta = _meta(loaded, values[len(task) :])
+        return (_traced_learner(loaded).predict(meta, made, _to_inputs(loaded, images)),)
 
-    arguments = {PIXELS: _pixels(loaded, queries), **task, **meta}
+    arguments = {_given(loaded): _images(loaded, queries), **task, **meta}
     module = _trace(predict, arguments, open_sizes)
     return Traced(module, tuple(arguments), (LOGITS,))
 
 
 def _adapt(loaded: LoadedLearner, support: tuple[Tensor, Tensor, Tensor], way: int, meta: tuple[Tensor, ...]) -> Params:
-    pixels, targets, weights = support
-    examples = Examples(normalise(pixels, loaded.manifest.input), targets, weights)
-    return loaded.learner.adapt(_meta(loaded, meta), examples, way=way)
+    images, targets, weights = support
+    examples = Examples(_to_inputs(loaded, images), targets, weights)
+    return _traced_learner(loaded).adapt(_meta(loaded, meta), examples, way=way)
 
 
 def _meta_arrays(loaded: LoadedLearner) -> Params:
@@ -108,14 +116,32 @@ def _meta(loaded: LoadedLearner, values: tuple[Tensor, ...]) -> MetaParams:
     return meta_from_arrays(arrays, like=loaded.meta_params, where="the graph")
 
 
-def _pixels(loaded: LoadedLearner, count: int) -> Tensor:
+def _traced_learner(loaded: LoadedLearner) -> Learner:
+    return loaded.learner.features if isinstance(loaded.learner, FrozenLearner) else loaded.learner
+
+
+def _given(loaded: LoadedLearner) -> str:
+    """What the graphs take of images."""
+    return FEATURES if isinstance(loaded.learner, FrozenLearner) else PIXELS
+
+
+def _to_inputs(loaded: LoadedLearner, images: Tensor) -> Tensor:
+    """From that to the inputs of the traced learner."""
+    return images if isinstance(loaded.learner, FrozenLearner) else normalise(images, loaded.manifest.input)
+
+
+def _images(loaded: LoadedLearner, count: int) -> Tensor:
+    """Some of that."""
     spec = loaded.manifest.input
+    if isinstance(loaded.learner, FrozenLearner):
+        options = EncoderOptions.model_validate(loaded.manifest.learner.network.options)
+        return torch.randn(count, options.features, generator=torch.Generator().manual_seed(0))
     shape = (count, spec.height, spec.width, spec.channels)
     return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def _support(loaded: LoadedLearner, way: int) -> tuple[Tensor, Tensor, Tensor]:
-    return _pixels(loaded, way), torch.arange(way), torch.ones(way)
+    return _images(loaded, way), torch.arange(way), torch.ones(way)
 
 
 def _trace(function: Callable[..., Any], arguments: Mapping[str, Tensor], open_sizes: OpenSizes) -> GraphModule:

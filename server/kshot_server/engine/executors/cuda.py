@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from kshot_models.costs import measure_costs
+from kshot_models.learners import FrozenLearner
 from kshot_models.load import LoadedLearner, normalise_by, scale_of
 from kshot_models.manifest import InputSpec, Limits
 from kshot_models.tree import meta_map
@@ -105,7 +106,8 @@ class CudaExecutor:
             self._padded([support.targets for support in supports], tasks, rows),
             self._padded([np.ones(len(support.targets), np.float32) for support in supports], tasks, rows),
         )
-        flat, finite, layout = self._graphs.run((model.digest, "adapt", way, *given[0].shape), adapt_all, given)
+        key = (model.digest, "adapt", way, *given[0].shape)
+        flat, finite, layout = self._graphs.run(key, adapt_all, given, waits_for_device=_waits(model))
         # Rows are cloned: a view would keep the memory of the whole batch for as long as one session of it is cached.
         return [
             AdaptedWeights(row.clone(), support.way, layout, row.nbytes) if fine else DIVERGED
@@ -135,7 +137,8 @@ class CudaExecutor:
             self._padded([queries.inputs for queries in batch], tasks, rows),
             self._padded([np.ones(len(queries.inputs), np.float32) for queries in batch], tasks, rows),
         )
-        logits = self._graphs.run((model.digest, "predict", layout, *given[1].shape), predict_all, given)
+        key = (model.digest, "predict", layout, *given[1].shape)
+        logits = self._graphs.run(key, predict_all, given, waits_for_device=_waits(model))
         temperature = model.manifest.calibration.temperature
         return [
             probabilities(one[: len(queries.inputs), : queries.weights.way], temperature)
@@ -156,6 +159,11 @@ class CudaExecutor:
         for to, array in zip(padded.numpy(), arrays, strict=False):
             to[: len(array)] = array
         return padded
+
+
+def _waits(model: ServedModel) -> bool:
+    """Whether the host has a part in it: a frozen encoder is run by ONNX Runtime on arrays."""
+    return isinstance(model.learner, FrozenLearner)
 
 
 def padded_size(size: int, limit: int) -> int:

@@ -44,13 +44,16 @@ class Graphs:
         self._seen: set[Hashable] = set()
         self._captured: OrderedDict[Hashable, _Captured] = OrderedDict()
 
-    def run(self, key: Hashable, compute: Compute, arguments: Sequence[Tensor]) -> Any:
+    def run(
+        self, key: Hashable, compute: Compute, arguments: Sequence[Tensor], *, waits_for_device: bool = False
+    ) -> Any:
         """The results of `compute(*arguments)`; they are only good until the next call.
 
         Args:
             key: names the computation and the shapes of its arguments.
-            compute: tensors on the device to tensors, or to a tree of them; may not wait for the device.
+            compute: tensors on the device to tensors, or to a tree of them.
             arguments: on the device, or in memory that it copies from.
+            waits_for_device: whether `compute` does, as what runs on the host does; then it cannot be captured.
         """
         if self.device.type != "cuda":
             return compute(*arguments)
@@ -58,6 +61,8 @@ class Graphs:
             self._captured.move_to_end(key)
             return self._play(self._captured[key], arguments)
         there = [argument.to(self.device, non_blocking=True) for argument in arguments]
+        if waits_for_device:
+            return compute(*there)
         if key not in self._seen:
             self._seen.add(key)
             return compute(*there)

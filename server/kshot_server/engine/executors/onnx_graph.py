@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import onnxruntime
 from numpy.typing import NDArray
 
 from kshot_models.artifact import Artifact, read_file
 from kshot_models.errors import FormatUnsupported, GraphInvalid
 from kshot_models.manifest import Manifest
 from kshot_models.onnx_files import FLOPS, LAYOUT, LAYOUT_KEY, LOGITS, PREDICT
+from kshot_models.onnx_session import open_session
 
 __all__ = ["Arrays", "Graph"]
 
@@ -37,14 +37,12 @@ class Graph:
             FileMissing: the artifact has no such graph.
             DigestMismatch: the file has changed.
             FormatUnsupported: it was written for another version of onnx_files.py.
+            ExternalData: it stores tensors outside of its file.
+            RuntimeMissing: onnxruntime, or its build for the device, is not installed.
             GraphInvalid: it is no graph, or takes or gives something else than it has to.
         """
         where = artifact.folder / name
-        data, providers = read_file(artifact, name), _providers(device)
-        try:
-            session = onnxruntime.InferenceSession(data, _options(), providers=providers)
-        except Exception as error:  # ONNX Runtime's errors have no class in common
-            raise GraphInvalid(f"{where}: {error}") from error
+        session = open_session(read_file(artifact, name), str(where), device)
         about = dict(session.get_modelmeta().custom_metadata_map)
         if about.get(LAYOUT_KEY) != LAYOUT:
             raise FormatUnsupported(
@@ -68,20 +66,3 @@ class Graph:
         feed = {name: values for arrays in given for name, values in arrays.items() if name in self.inputs}
         results: list[NDArray[Any]] = self.session.run(None, feed)
         return results
-
-
-def _options() -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # a task has one core: tasks run side by side
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # failures come as exceptions, and are logged once
-    return options
-
-
-def _providers(device: str) -> list[Any]:
-    if device == "cpu":
-        return ["CPUExecutionProvider"]
-    number = int(device.partition(":")[2] or 0)
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise GraphInvalid(f"expected onnxruntime-gpu for the device {device}; pip install 'kshot[onnx-gpu]'")
-    return [("CUDAExecutionProvider", {"device_id": number, "use_tf32": 0}), "CPUExecutionProvider"]

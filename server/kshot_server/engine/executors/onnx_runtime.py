@@ -1,5 +1,7 @@
 """ONNX Runtime: the graphs that `kshot export --onnx` wrote, in a process without torch.
 
+Of an artifact with a frozen encoder, that runs first, and the graphs go on from its features.
+
 Tasks run one by one, on a CPU as many side by side as there are cores, each on one core: sizes are open in the graphs,
 so nothing is padded and nobody waits for company. A batch of tasks cannot be one run: a convolution's number of groups,
 which would be that of the tasks, is no size of a tensor but part of the graph.
@@ -12,13 +14,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kshot_models.manifest import Limits
-from kshot_models.onnx_files import ADAPT, CLASSES, FIXED_WAY, PIXELS, PREDICT, TARGETS, WEIGHTS
+from kshot_models.encoder import Encoder
+from kshot_models.manifest import ENCODER_NETWORK, Limits
+from kshot_models.onnx_files import ADAPT, CLASSES, FEATURES, FIXED_WAY, PIXELS, PREDICT, TARGETS, WEIGHTS
 from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
 from kshot_server.engine.executors.onnx_graph import Arrays, Graph
 from kshot_server.engine.executors.results import DIVERGED, probabilities
@@ -31,6 +34,20 @@ __all__ = ["OnnxExecutor"]
 
 _BATCH_FLOPS = 2e8  # as the CPU executor of torch: some milliseconds of one core
 _QUERIES_AT_ONCE = 128
+
+
+class _Graphs(NamedTuple):
+    """What computes a model."""
+
+    adapt: Graph
+    predict: Graph
+    encoder: Encoder | None
+
+    def given(self, pixels: NDArray[np.uint8]) -> Arrays:
+        """What the graphs take of images: their pixels, or their features."""
+        if self.encoder is None:
+            return {PIXELS: np.ascontiguousarray(pixels)}
+        return {FEATURES: self.encoder.of_pixels(pixels)}
 
 
 class OnnxExecutor:
@@ -55,9 +72,10 @@ class OnnxExecutor:
         """See Executor."""
         artifact = models.artifact(digest)
         adapt, predict = (Graph.read(artifact, name, self.device) for name in (ADAPT, PREDICT))
+        embeds = artifact.manifest.learner.network.type == ENCODER_NETWORK
         fixed_way = adapt.about.get(FIXED_WAY)
         return ServedModel(
-            learner=(adapt, predict),
+            learner=_Graphs(adapt, predict, Encoder.read(artifact, self.device) if embeds else None),
             meta_params={name: np.asarray(array, np.float32) for name, array in artifact.arrays.items()},
             manifest=artifact.manifest,
             digest=artifact.digest,
@@ -108,26 +126,26 @@ class _Row:
 
 
 def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
-    graph: Graph = model.learner[0]
+    graphs: _Graphs = model.learner
     given: Arrays = {
-        PIXELS: np.ascontiguousarray(support.inputs),
+        **graphs.given(support.inputs),
         TARGETS: np.ascontiguousarray(support.targets),
         WEIGHTS: np.ones(len(support.targets), np.float32),
         CLASSES: np.arange(model.fixed_way or support.way),
     }
-    row = _Row.of(graph.outputs, graph.run(given, model.meta_params))
+    row = _Row.of(graphs.adapt.outputs, graphs.adapt.run(given, model.meta_params))
     if not np.isfinite(row.values).all():
         return DIVERGED
     return AdaptedWeights(row, support.way, None, row.values.nbytes)
 
 
 def _predict(model: ServedModel, queries: Queries) -> NDArray[np.float32] | Failed:
-    graph: Graph = model.learner[1]
+    graphs: _Graphs = model.learner
     task, way = queries.weights.values.arrays(), queries.weights.way
     # Only transductive norms look from one row to another; the others' lists are cut to bound the memory.
     at_once = len(queries.inputs) if model.manifest.learner.norm == "transductive" else _QUERIES_AT_ONCE
     logits = [
-        graph.run({PIXELS: np.ascontiguousarray(queries.inputs[start : start + at_once])}, task, model.meta_params)[0]
+        graphs.predict.run(graphs.given(queries.inputs[start : start + at_once]), task, model.meta_params)[0]
         for start in range(0, len(queries.inputs), at_once)
     ]
     return probabilities(np.concatenate(logits)[:, :way], model.manifest.calibration.temperature)
