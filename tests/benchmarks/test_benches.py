@@ -39,9 +39,11 @@ def test_report(network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert bench("adapt", *TINY, f"--network={network}", "--allow-noise", "--json", str(path)) == 0
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert read_report(path) == Report.model_validate(last)
-    assert (last["bench"], last["device"], len(last["rows"])) == ("adapt", "cpu", 4)
+    assert (last["bench"], last["device"]) == ("adapt", "cpu")
+    ours = ["kshot", adapt.ONNX] if network == "conv4" else ["kshot"]
+    assert [row["name"] for row in last["rows"]] == [*ours, "higher", "torchopt", "autograd"]
     assert last["work"]["sizes"]["network"] == network
-    assert last["rows"][0]["name"] == "kshot"
+    assert last["best_peer"] not in ours
     assert all(row["difference"] < 1e-4 for row in last["rows"][1:])
     for row in last["rows"]:
         assert row["ms_per_task"] * row["tasks_per_second"] == pytest.approx(1000)

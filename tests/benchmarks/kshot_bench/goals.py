@@ -55,6 +55,14 @@ def _adapt_over_http(report: Report) -> Reading | None:
     return None if http is None or here is None else Reading(f"{http / here:.2f}x", http / here <= 1.3)
 
 
+def _without_torch(report: Report) -> Reading | None:
+    found = [row.latency_ms for row in report.rows if row.name in {"kshot", "kshot, onnxruntime"}]
+    if len(found) != 2 or None in found:
+        return None
+    torch, onnx = (float(milliseconds) for milliseconds in found if milliseconds is not None)
+    return Reading(f"{onnx / torch:.2f}x", onnx <= torch)
+
+
 def _sessions(report: Report) -> Reading | None:
     count = report.details.get("live sessions")
     if not isinstance(count, int):
@@ -89,6 +97,7 @@ GOALS = (
         "adapt",
         _at_least("latency_ratio_to_best_peer", 2.0),
     ),
+    Goal("adapt + predict, ONNX Runtime: one task alone", "no longer than torch's", "adapt", _without_torch),
     Goal("adapt + predict, GPU", ">= 10,000 adaptations/s", "adapt-cuda", _rate("kshot", 10_000)),
     Goal("adapt + predict, GPU", ">= 50x the best peer", "adapt-cuda", _at_least("ratio_to_best_peer", 50)),
     Goal(

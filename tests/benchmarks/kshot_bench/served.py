@@ -41,20 +41,33 @@ class Served:
         device: the engine's.
         threads: tasks side by side on a CPU; 0 leaves it to the engine.
         cache_bytes: for adapted weights.
+        runtime: `torch`, or `onnxruntime` with the artifact's graphs.
     """
 
     def __init__(
-        self, work: Work, spec: LearnerSpec, *, device: str = "cpu", threads: int = 0, cache_bytes: int = 1 << 28
+        self,
+        work: Work,
+        spec: LearnerSpec,
+        *,
+        device: str = "cpu",
+        threads: int = 0,
+        cache_bytes: int = 1 << 28,
+        runtime: str = "torch",
     ) -> None:
         keep_freed_memory()  # as an engine's process does; peers that run in this process have it too
         self.work = work
         self._folder = tempfile.TemporaryDirectory(prefix="kshot-bench-")
-        self.model = write_artifact(Path(self._folder.name), work, spec).digest
+        root, graphs = Path(self._folder.name, "plain"), runtime == "onnxruntime"
+        write_artifact(root, work, spec)
+        models = ModelRepository([_with_graphs(root) if graphs else root], need_graphs=graphs)
+        (entry,) = models.list()
+        self.model = entry.digest
         self.tasks = draw_tasks(work, _DIFFERENT_TASKS)
         self._sessions = itertools.count()
-        models = ModelRepository([Path(self._folder.name)])
-        executor = _cpu_executor(threads) if threads and device == "cpu" else None
-        self.engine = Engine(models, device=device, executor=executor, max_pending=1 << 20, cache_bytes=cache_bytes)
+        executor = _executor(threads, runtime) if threads and device == "cpu" else None
+        self.engine = Engine(
+            models, device=device, runtime=runtime, executor=executor, max_pending=1 << 20, cache_bytes=cache_bytes
+        )
         if failed := self.engine.warm_up():
             self.close()
             raise BenchError(f"the engine cannot serve the work item: {failed}")
@@ -134,7 +147,16 @@ def _support(task: Task) -> Support:
     return Support(task.support, task.targets, int(task.targets.max()) + 1)
 
 
-def _cpu_executor(threads: int) -> Executor:
-    from kshot_server.engine.executors.cpu import CpuExecutor  # noqa: PLC0415 - brings in torch
+def _with_graphs(root: Path) -> Path:
+    """A repository beside `root` with the same artifact and its ONNX graphs."""
+    from kshot_training.onnx_graphs.writing import export_onnx  # noqa: PLC0415 - brings in onnx
 
-    return CpuExecutor(threads=threads)
+    (folder,) = root.glob("*/*")
+    return export_onnx(folder, root.with_name("graphs")).parents[1]
+
+
+def _executor(threads: int, runtime: str) -> Executor:
+    from kshot_server.engine.executors.cpu import CpuExecutor  # noqa: PLC0415 - brings in torch
+    from kshot_server.engine.executors.onnx_runtime import OnnxExecutor  # noqa: PLC0415 - brings in onnxruntime
+
+    return OnnxExecutor("cpu", threads=threads) if runtime == "onnxruntime" else CpuExecutor(threads=threads)

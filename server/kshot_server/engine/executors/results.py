@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,5 +38,6 @@ def probabilities_of_each(
     if len({each.shape[1] for each in logits}) == 1:
         together = probabilities(np.concatenate(logits), temperature)
         if not isinstance(together, Failed):
-            return list(np.split(together, np.cumsum([len(each) for each in logits])[:-1]))
+            ends = itertools.accumulate(len(each) for each in logits)
+            return [together[end - len(each) : end] for each, end in zip(logits, ends, strict=True)]
     return [probabilities(each, temperature) for each in logits]

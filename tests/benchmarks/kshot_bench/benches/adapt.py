@@ -3,6 +3,8 @@
     throughput   kshot: many requests in the engine at once     peers: one process for each core, one thread each
     latency      kshot: one request at a time                   peers: in this process, a thread for each core
 
+The same model as ONNX graphs, without torch, is a row beside kshot's own.
+
 With `--frozen` nothing of the encoder adapts: kshot's prototype learner and head-only inner loop beside scikit-learn's
 logistic regression on the same features.
 """
@@ -26,11 +28,12 @@ from kshot_bench.statistics import median
 from kshot_bench.tasks import learner_spec, prototype_spec
 from kshot_bench.work import Cost, Work, adaptation_cost, encoding_cost, query_cost
 
-__all__ = ["TOLERANCE", "adapt", "cost_of", "differences", "peer_sides", "served_side"]
+__all__ = ["ONNX", "TOLERANCE", "adapt", "cost_of", "differences", "peer_sides", "served_side"]
 
 # Of a probability. Orders of summation differ, and rounding grows with each inner step; a mistake is larger.
 TOLERANCE = 0.05
 _COMPARED_TASKS = 3
+ONNX = "kshot, onnxruntime"
 
 
 def cost_of(work: Work, *, frozen: bool = False) -> Cost:
@@ -53,8 +56,12 @@ def adapt(work: Work, options: Options, *, frozen: bool = False) -> Contest:
         ours = {"kshot": learner_spec(work)}
     with Crew(options.workers) as crew:
         engines = {n: Served(work, s, device=options.device, threads=options.threads) for n, s in ours.items()}
+        if not frozen and options.device == "cpu" and work.network == "conv4":
+            engines[ONNX] = Served(work, learner_spec(work), threads=options.threads, runtime="onnxruntime")
         try:
             apart = {} if frozen else differences(engines["kshot"], names, options.device)
+            if ONNX in engines:
+                apart[ONNX] = _apart(engines["kshot"], engines[ONNX])
             sides = [served_side(name, engine) for name, engine in engines.items()]
             sides += peer_sides(names, work, crew, options)
             contest = compete(sides, work, cost_of(work, frozen=frozen), crew, options)
@@ -101,6 +108,11 @@ def differences(served: Served, names: tuple[str, ...], device: str) -> dict[str
                 f"weights; they differ by {found[name]:.3g}, so their times cannot be compared"
             )
     return found
+
+
+def _apart(served: Served, other: Served) -> float:
+    """The largest difference of a probability between two engines over a few tasks."""
+    return max(float(np.abs(served.answer(task) - other.answer(task)).max()) for task in served.tasks[:_COMPARED_TASKS])
 
 
 def _difference(ours: NDArray[np.float32], theirs: torch.Tensor) -> float:
