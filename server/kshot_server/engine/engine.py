@@ -7,9 +7,10 @@ submit ── checks ── permit ──▶ scheduler ──▶ executor
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +20,7 @@ from kshot_server.engine.checks import check_request
 from kshot_server.engine.executors.base import AdaptedWeights, Executor
 from kshot_server.engine.executors.table import executor_for
 from kshot_server.engine.isolate import internal_error
+from kshot_server.engine.lanes import Lanes
 from kshot_server.engine.repository import ModelEntry, ModelNotFound
 from kshot_server.engine.requests import Failed, Outcome, Request
 from kshot_server.engine.scheduler import DRAINING, Scheduler
@@ -64,9 +66,7 @@ class Engine:
         self._lock = threading.Lock()
         self._pending = 0
         self._closed = False
-        self._lanes = ThreadPoolExecutor(
-            self._executor.lanes, thread_name_prefix="kshot-lane", initializer=self._executor.enter_lane
-        )
+        self._lanes = Lanes(self._executor.lanes, self._executor.enter_lane)
         self._scheduler = Scheduler(
             executor=self._executor,
             served=self._served,
@@ -103,7 +103,10 @@ class Engine:
             The models that do not work, by `name@version`; the others serve.
         """
         trials = [
-            (f"{entry.name}@{entry.version}", self._lanes.submit(try_model, self._executor, self._served, entry.digest))
+            (
+                f"{entry.name}@{entry.version}",
+                self._lanes.submit(partial(try_model, self._executor, self._served, entry.digest)),
+            )
             for entry in self._models.list()
             for _ in range(self._executor.lanes)
         ]

@@ -15,7 +15,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -26,6 +25,7 @@ from kshot_server.engine.batch import Computed, compute_batch, failed_batch
 from kshot_server.engine.cache import WeightCache
 from kshot_server.engine.executors.base import AdaptedWeights, Executor, Queries
 from kshot_server.engine.isolate import internal_error
+from kshot_server.engine.lanes import Lanes
 from kshot_server.engine.requests import Adapted, AdaptRequest, Classified, Failed, NeedsSupport, Support
 from kshot_server.engine.served import ServedModels
 from kshot_server.engine.stats import EngineStats
@@ -53,7 +53,7 @@ class Scheduler:
         *,
         executor: Executor,
         served: ServedModels,
-        lanes: ThreadPoolExecutor,
+        lanes: Lanes,
         cache: WeightCache[AdaptedWeights],
         stats: EngineStats,
         max_wait_seconds: float,
