@@ -9,14 +9,17 @@ import re
 import selectors
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from kshot_bench.bodies import Body
 from kshot_bench.errors import BenchError
 
-__all__ = ["Connection", "request_rate"]
+__all__ = ["Connection", "arriving", "request_rate"]
 
 _TIMEOUT_SECONDS = 60.0
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
@@ -128,3 +131,50 @@ def request_rate(
                 else:
                     ready.unregister(connection.link)
     return count / (time.perf_counter() - begun)
+
+
+def arriving(
+    url: str, path: str, bodies: Iterator[Body], *, rate: float, connections: int, seconds: float, seed: int = 0
+) -> list[float]:
+    """Seconds from when each of many requests was due to its answer; they come at random, whatever the server does.
+
+    A request that finds no free connection waits for one, and that time counts.
+
+    Args:
+        url: of the server.
+        path: asked.
+        bodies: what is sent.
+        rate: requests a second on average; the times between them are exponential.
+        connections: how many.
+        seconds: how long they come.
+        seed: of the times.
+
+    Raises:
+        BenchError: an answer was an error, a connection was closed, or there was none for a minute.
+    """
+    gaps = np.random.default_rng(seed)
+    begun = due = time.perf_counter()
+    waiting, under_way, took = deque[float](), dict[int, float](), list[float]()
+    with selectors.DefaultSelector() as ready, contextlib.ExitStack() as stack:
+        free = [Connection(url) for _ in range(connections)]
+        for connection in free:
+            stack.callback(connection.close)
+            ready.register(connection.link, selectors.EVENT_READ, connection)
+        while due < begun + seconds or waiting or under_way:
+            now = time.perf_counter()
+            while due <= min(now, begun + seconds):
+                waiting.append(due)
+                due += gaps.exponential(1 / rate)
+            while waiting and free:
+                connection = free.pop()
+                under_way[id(connection)] = waiting.popleft()
+                connection.send(path, next(bodies))
+            more = due < begun + seconds
+            events = ready.select(max(due - time.perf_counter(), 0) if more else _TIMEOUT_SECONDS)
+            if not (events or more):
+                raise BenchError(f"no answer within {_TIMEOUT_SECONDS:g} seconds")
+            for key, _ in events:
+                if key.data.receive() is not None:
+                    took.append(time.perf_counter() - under_way.pop(id(key.data)))
+                    free.append(key.data)
+    return took

@@ -2,6 +2,7 @@
 
     throughput   adapt and classify in one request, another support set each time: what HTTP leaves of the engine's rate
     latency      adapting alone, one request at a time
+    load         requests that come at random, 70 % of what can be done: how much longer the slow ones take
     cached       one query of a session whose weights are there
     sessions     with --sessions: memory, and the p99 of classifying, before and after so many live sessions
 
@@ -26,7 +27,7 @@ from kshot_bench.bodies import BODIES, BodyKind, query_body
 from kshot_bench.contest import Contest, Options, Run, Side, compete
 from kshot_bench.crew import Crew
 from kshot_bench.errors import BenchError
-from kshot_bench.http_load import Connection
+from kshot_bench.http_load import Connection, arriving
 from kshot_bench.jobs import HttpLoad
 from kshot_bench.served import Served
 from kshot_bench.statistics import median, percentile
@@ -39,6 +40,7 @@ IN_PROCESS = "in process"
 _FEW_SESSIONS = 64
 _CACHED_CONNECTIONS = 4  # times those of adapting: as many requests as ride in a batch of queries
 _ASKED = 400
+_LOAD, _LOADED_SECONDS, _LOADED_CONNECTIONS = 0.7, 20.0, 64
 _ONCE, _SESSIONS = "/v1/models/bench/classify", "/v1/models/bench/sessions"
 Details = dict[str, float | int | str | bool | None]
 
@@ -66,6 +68,7 @@ def serve(work: Work, options: Options, *, clients: int, connections: int, sessi
         sides = [_http_side(url, kind, crew, work, options, connections) for kind in BODIES]
         sides.append(Side(IN_PROCESS, served.together, _adapting(served)))
         contest = compete(sides, work, cost_of(work), crew, options)
+        details |= _under_load(url, work, contest.rows[0].tasks_per_second)
         details |= _cached(url, crew, work, options, connections)
         if sessions:
             details |= _many_sessions(url, work, sessions)
@@ -110,6 +113,15 @@ def _adapting(served: Served) -> Run:
         return median(seconds) * count
 
     return one_by_one
+
+
+def _under_load(url: str, work: Work, most: float | None) -> Details:
+    """Latency of adapting and classifying in one request, where they come at random, for 70 % of what can be done."""
+    assert most is not None  # of a side with throughput
+    bodies = BODIES["safetensors"](work, 1 << 42, queries=True)
+    seconds = arriving(url, _ONCE, bodies, rate=_LOAD * most, connections=_LOADED_CONNECTIONS, seconds=_LOADED_SECONDS)
+    p50, p99 = median(seconds) * 1e3, percentile(seconds, 0.99) * 1e3
+    return {"at 70% load, p50 ms": p50, "at 70% load, p99 ms": p99, "at 70% load, p99 over p50": p99 / p50}
 
 
 def _cached(url: str, crew: Crew, work: Work, options: Options, connections: int) -> Details:
