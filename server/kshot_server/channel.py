@@ -8,8 +8,8 @@ LitServe's own way is a queue in a third process, which takes each message twice
 way on a busy machine, and some six switches between processes. Here the two ends talk to each other. It also tells at
 once that the engine has died: its end of the socket closes.
 
-A parcel is its length (8 bytes, little-endian) and a pickle. Both ends are ours, run as one user, and the socket lies
-in a folder that no other user can enter.
+A parcel is its length (8 bytes, little-endian) and what parcels.py makes of messages. The socket lies in a folder that
+no other user can enter, and who connects is looked at.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import pickle
 import socket
 import struct
 import threading
@@ -29,6 +28,7 @@ from typing import BinaryIO, cast
 from kshot_server.faults import Fault
 from kshot_server.gathering import Gathering
 from kshot_server.messages import Cancel, Message, Messages, Replies, Reply
+from kshot_server.parcels import pack, unpack
 
 __all__ = ["Channel", "Listener", "socket_path"]
 
@@ -42,8 +42,8 @@ def socket_path(folder: Path, engine: int, pid: int) -> Path:
     return folder / f"{engine}-{pid}"
 
 
-def _packed(parcel: object) -> bytes:
-    content = pickle.dumps(parcel, protocol=pickle.HIGHEST_PROTOCOL)
+def _packed(parcel: Messages | Replies) -> bytes:
+    content = pack(parcel)
     return _LENGTH.pack(len(content)) + content
 
 
@@ -128,9 +128,7 @@ class Channel(asyncio.Protocol):
             end = start + _LENGTH.size + length
             if len(self._came) < end:
                 break
-            with memoryview(self._came) as came, came[start + _LENGTH.size : end] as content:
-                replies: Replies = pickle.loads(content)  # noqa: S301 - from our own engine
-            self._deliver(replies)
+            self._deliver(unpack(self._came[start + _LENGTH.size : end]))
             start = end
         del self._came[:start]
 
@@ -206,21 +204,21 @@ def _read(sender: _Sender, take: Callable[[Hashable, Messages], None]) -> None:
     try:
         with sender.link.makefile("rb") as stream:
             while (content := _content(stream)) is not None:
-                take(sender, pickle.loads(content))  # noqa: S301 - from our own server
+                take(sender, unpack(content))
     except Exception:  # noqa: BLE001 - whatever it is
         # Whoever waits for these messages would wait for ever. A new process will be there in a second.
         _log.exception("the engine cannot read its messages and ends")
         os._exit(1)
 
 
-def _content(stream: BinaryIO) -> bytes | None:
+def _content(stream: BinaryIO) -> bytearray | None:
     """Of the next parcel; None if the sender has ended, be it in the middle of one."""
     with contextlib.suppress(OSError):
         header = stream.read(_LENGTH.size)
         if len(header) == _LENGTH.size:
             (length,) = _LENGTH.unpack(header)
-            content = stream.read(length)
-            return content if len(content) == length else None
+            content = bytearray(length)
+            return content if stream.readinto(content) == length else None  # type: ignore[attr-defined] # a reader has it
     return None
 
 

@@ -4,9 +4,7 @@
     number, AdaptRequest | ClassifyRequest  ──────▶   number, Outcome, or Cancelled
     number, Cancel(number of a request)     ──────▶   nothing; the work is dropped if it has not begun
 
-They travel by channel.py.
-
-Plain frozen values: everything here is pickled, so nothing here may hold an exception, a callable or a handle.
+They travel by channel.py, as parcels.py writes them: a new kind is a row there.
 """
 
 from __future__ import annotations

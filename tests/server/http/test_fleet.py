@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
-import pickle
 import socket
 import subprocess
 import sys
@@ -15,18 +15,29 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from kshot_server.channel import Channel, Listener, socket_path
-from kshot_server.engine.requests import Adapted, AdaptRequest, ClassifyRequest, NeedsSupport, Outcome, Support, Timings
+from kshot_server.engine.requests import (
+    Adapted,
+    AdaptRequest,
+    Classified,
+    ClassifyRequest,
+    Failed,
+    NeedsSupport,
+    Outcome,
+    Support,
+    Timings,
+)
 from kshot_server.faults import Fault
 from kshot_server.fleet import Fleet
 from kshot_server.gathering import Gathering
 from kshot_server.message_handler import MessageHandler
 from kshot_server.messages import Cancel, Cancelled, Messages, Reply
+from kshot_server.parcels import pack, unpack
 from kshot_server.shared_state import SharedState
 
 # An engine's process without an engine: it answers who it is, and nothing to requests for the session "held".
@@ -103,12 +114,55 @@ def test_what_comes_while_a_parcel_is_on_its_way_goes_in_the_next() -> None:
     assert parcels == [[0], list(range(1, 100))]
 
 
-def test_messages_cross_the_process_border() -> None:
-    ((number, work),) = pickle.loads(pickle.dumps([(7, request())]))
-    assert number == 7
-    assert work.support.inputs.shape == (2, 1, 1, 1)
-    fault = pickle.loads(pickle.dumps(Fault("overloaded", "d", action="a", retry_after=3)))
-    assert (fault.code, fault.detail, fault.action, fault.retry_after) == ("overloaded", "d", "a", 3)
+def test_messages_and_replies_are_bytes_and_come_back() -> None:
+    random = np.random.default_rng(0)
+    support = Support(random.integers(256, size=(3, 4, 5, 2), dtype=np.uint8), np.array([0, 1, 1]), 2)
+    queries = random.integers(256, size=(7, 4, 5, 2), dtype=np.uint8)
+    sent: list[tuple[int, Any]] = [
+        (3, AdaptRequest("digest", "s_1", support, 12.5)),
+        (5, ClassifyRequest("digest", "s_2", queries, None, 13.0)),
+        (4, ClassifyRequest("digest", "s_3", queries[::2], support, 14.0)),
+        (6, Cancel(4)),
+        (7, Cancelled()),
+        (8, NeedsSupport()),
+        (9, Adapted(Timings(1.5, 2.5, 3.5, 4))),
+        (10, Classified(random.random((7, 2), np.float32), Timings(1, predict_ms=0.1), "recomputed")),
+        (11, Failed("invalid_targets", "ein Wort \u2713", (3,), np.int64(2), "do", "i-1")),
+        (12, Failed("draining", "d")),
+    ]
+    back = unpack(bytearray(pack(sent)))
+    assert [number for number, _ in back] == [number for number, _ in sent]
+    for (_, was), (_, now) in zip(sent, back, strict=True):
+        assert type(now) is type(was)
+        assert _as_data(now) == _as_data(was)
+    assert back[0][1].support.inputs.flags.writeable
+    assert (back[-2][1].expected, back[-2][1].received) == ("(3,)", "2")
+    kinds = get_args(AdaptRequest | ClassifyRequest | Cancel | Outcome | Cancelled)
+    assert {type(message) for _, message in sent} == set(kinds)
+
+
+def _as_data(message: Any) -> Any:
+    if isinstance(message, np.ndarray):
+        return message.dtype, message.tolist()
+    if dataclasses.is_dataclass(message):
+        return {field.name: _as_data(getattr(message, field.name)) for field in dataclasses.fields(message)}
+    return str(message) if isinstance(message, tuple | np.integer) else message
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"",
+        b"\x05\0\0\0[1]",
+        b"\2\0\0\0{]",
+        b'\x0e\0\0\0[[1,"Nothing"]]',
+        b'\x0c\0\0\0[[1,"Cancel"]',
+        b'\x0e\0\0\0[[1,"Cancel"]] ',
+    ],
+)
+def test_what_is_no_parcel_is_refused(wrong: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - of several kinds
+        unpack(bytearray(wrong))
 
 
 @pytest.fixture
