@@ -154,27 +154,33 @@ def arriving(
     """
     gaps = np.random.default_rng(seed)
     begun = due = time.perf_counter()
-    waiting, under_way, took = deque[float](), dict[int, float](), list[float]()
-    with selectors.DefaultSelector() as ready, contextlib.ExitStack() as stack:
-        free = [Connection(url) for _ in range(connections)]
-        for connection in free:
-            stack.callback(connection.close)
-            ready.register(connection.link, selectors.EVENT_READ, connection)
+    waiting, under_way, took = deque[float](), dict[Connection, float](), list[float]()
+    free: list[Connection] = []
+    with selectors.DefaultSelector() as ready:
         while due < begun + seconds or waiting or under_way:
             now = time.perf_counter()
             while due <= min(now, begun + seconds):
                 waiting.append(due)
                 due += gaps.exponential(1 / rate)
-            while waiting and free:
-                connection = free.pop()
-                under_way[id(connection)] = waiting.popleft()
+            while waiting and len(under_way) < connections:
+                connection = free.pop() if free else Connection(url)
+                if connection.link not in ready.get_map():
+                    ready.register(connection.link, selectors.EVENT_READ, connection)
+                under_way[connection] = waiting.popleft()
                 connection.send(path, next(bodies))
             more = due < begun + seconds
             events = ready.select(max(due - time.perf_counter(), 0) if more else _TIMEOUT_SECONDS)
             if not (events or more):
                 raise BenchError(f"no answer within {_TIMEOUT_SECONDS:g} seconds")
             for key, _ in events:
-                if key.data.receive() is not None:
-                    took.append(time.perf_counter() - under_way.pop(id(key.data)))
-                    free.append(key.data)
+                connection = key.data
+                if connection not in under_way:  # the server closes those that were idle for long
+                    free.remove(connection)
+                    ready.unregister(connection.link)
+                    connection.close()
+                elif connection.receive() is not None:
+                    took.append(time.perf_counter() - under_way.pop(connection))
+                    free.append(connection)
+    for connection in free:
+        connection.close()
     return took
