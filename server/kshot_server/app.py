@@ -1,6 +1,6 @@
 """LitServe, 2 of 2: assembling the server, starting it, and ending it.
 
-    main ─┬─ manager      LitServe's queues
+    main ─┬─ manager      LitServe's word on its workers, and its queues, which nothing goes through
           ├─ template     imports torch and computes nothing
           │    └─ engine 0..n
           └─ API 0..m     forked; uvicorn, gateway.py
