@@ -1,7 +1,7 @@
 """Between an API process and an engine: a socket that only processes of one server find, and parcels of messages on it.
 
     API process, on its loop                                                  engine, threads
-    Channel.send(message) ─▶ all of this turn of the loop ─── one parcel ───▶ Listener ─▶ MessageHandler.take
+    Channel.ask(message)  ─▶ all of this turn of the loop ─── one parcel ───▶ Listener ─▶ MessageHandler.take
     future ◀──────────────── data_received ◀───────── one parcel ──────────── gathering ◀─ reply
 
 LitServe's own way is a queue in a third process, which takes each message twice through its threads: a millisecond each
@@ -82,7 +82,9 @@ class Channel(asyncio.Protocol):
         """
         if self.closed.done():
             raise _lost()
-        number, answer = self._send(message)
+        number = self._send(message)
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._open[number] = answer
         try:
             return await answer
         except asyncio.CancelledError:
@@ -97,16 +99,14 @@ class Channel(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def _send(self, message: Message) -> tuple[int, asyncio.Future[Reply]]:
-        loop = asyncio.get_running_loop()
-        number, answer = self._number, loop.create_future()
+    def _send(self, message: Message) -> int:
+        """Send a message; its number."""
+        number = self._number
         self._number += 1
-        if not isinstance(message, Cancel):
-            self._open[number] = answer
         if not self._unsent:
-            loop.call_soon(self._flush)  # with what else this turn of the loop sends
+            asyncio.get_running_loop().call_soon(self._flush)  # with what else this turn of the loop sends
         self._unsent.append((number, message))
-        return number, answer
+        return number
 
     def _flush(self) -> None:
         unsent, self._unsent = self._unsent, []

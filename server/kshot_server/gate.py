@@ -10,6 +10,7 @@ key is told that and nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated
@@ -125,17 +126,15 @@ class Gate:
             Fault: `draining`, `rate_limited`, `overloaded`, `deadline_exceeded`, or what `work` cannot do.
             ClientGone: the client hung up.
         """
-        try:
-            self._refuse_while_draining()
-            self._rates.take(request.state.tenant)
-            self._admission.__enter__()
-        except Fault as fault:
-            self._metrics.rejected(fault.code)
-            raise
-        try:
+        with contextlib.ExitStack() as held:
+            try:
+                self._refuse_while_draining()
+                self._rates.take(request.state.tenant)
+                held.enter_context(self._admission)
+            except Fault as fault:
+                self._metrics.rejected(fault.code)
+                raise
             return await self._in_time(request, work)
-        finally:
-            self._admission.__exit__()
 
     def _refuse_while_draining(self) -> None:
         if self._draining():

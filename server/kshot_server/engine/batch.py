@@ -16,7 +16,7 @@ from kshot_server.engine.requests import Failed, Support
 from kshot_server.engine.served import ServedModels
 from kshot_server.engine.work import Adaptation, Prediction, Work
 
-__all__ = ["NO_MODEL", "Computed", "compute_batch", "failed_batch", "try_model"]
+__all__ = ["NO_MODEL", "Computed", "compute_batch", "try_model"]
 
 NO_MODEL = Failed("model_not_found", "no model with these bytes is served here", action="make the session anew")
 
@@ -39,7 +39,7 @@ def compute_batch(executor: Executor, served: ServedModels, works: Sequence[Work
     """Compute work of one bucket. Never raises an Exception."""
     model = _ready_model(served, works[0].model)
     if isinstance(model, Failed):
-        return failed_batch(works, model)
+        return _failed_batch(works, model)
     adaptations, predictions = _split(works)
     started = time.perf_counter()
     weights = _adapt(executor, model, [work.support for work in adaptations]) if adaptations else []
@@ -48,7 +48,7 @@ def compute_batch(executor: Executor, served: ServedModels, works: Sequence[Work
     return Computed(list(zip(adaptations, weights, strict=True)), list(zip(predictions, answers, strict=True)), seconds)
 
 
-def failed_batch(works: Sequence[Work], failed: Failed) -> Computed:
+def _failed_batch(works: Sequence[Work], failed: Failed) -> Computed:
     """A batch that could not be run at all."""
     adaptations, predictions = _split(works)
     return Computed([(work, failed) for work in adaptations], [(work, failed) for work in predictions])

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kshot_server.engine.backlog import Backlog
-from kshot_server.engine.batch import Computed, compute_batch, failed_batch
+from kshot_server.engine.batch import Computed, compute_batch
 from kshot_server.engine.cache import WeightCache
 from kshot_server.engine.executors.base import AdaptedWeights, Executor, Queries
 from kshot_server.engine.isolate import internal_error
@@ -112,10 +112,7 @@ class Scheduler:
         """Finish what runs and the predictions that follow from it, answer the rest `draining`, and end."""
         with self._changed:
             self._closing = True
-            for work in self._backlog.drain():
-                self._forget(work)
-                for ticket in work.tickets:
-                    ticket.answer(DRAINING)
+            self._refuse_what_waits(DRAINING)
             self._changed.notify_all()
             while self._at_work:
                 self._changed.wait()
@@ -133,9 +130,7 @@ class Scheduler:
         except RuntimeError as error:  # the machine gives no more threads
             self._at_work -= 1
             if not self._at_work:
-                works = self._backlog.drain()
-                for failed in _one_kind_each(works):
-                    self._hear(failed_batch(failed, internal_error("starting a batch", error)))
+                self._refuse_what_waits(internal_error("starting a batch", error))
 
     def _work(self) -> None:
         """What a lane does: batch after batch, until there are no more."""
@@ -253,7 +248,8 @@ class Scheduler:
         else:
             ticket.answer(Classified(answer, ticket.timings(), "recomputed" if work.recomputed else "device"))
 
-
-def _one_kind_each(works: list[Work]) -> list[list[Work]]:
-    kinds = [[work for work in works if isinstance(work, kind)] for kind in (Adaptation, Prediction)]
-    return [kind for kind in kinds if kind]
+    def _refuse_what_waits(self, failed: Failed) -> None:
+        for work in self._backlog.drain():
+            self._forget(work)
+            for ticket in work.tickets:
+                ticket.answer(failed)
