@@ -25,9 +25,12 @@ from kshot_models.manifest import Calibration, Component, InputSpec, LearnerSpec
 from kshot_models.registry import build_learner
 from kshot_server.auth import ApiKeys
 from kshot_server.engine.repository import ModelRepository
+from kshot_server.engine.requests import Outcome
 from kshot_server.local import open_application
 from kshot_server.sessions.stores.base import SessionStore
 from kshot_server.settings import Settings
+
+from .house import Engines, House
 
 SIZE = 12
 
@@ -232,3 +235,17 @@ def family() -> Callable[[Any], Family]:
         return Family(main, template, template.children(), api, manager)
 
     return find
+
+
+@pytest.fixture
+def house(models: Path) -> Iterator[Callable[..., House]]:
+    """Outcomes of its engines, settings -> the application around them."""
+    built: list[House] = []
+
+    def build(*outcomes: Outcome, **settings: Any) -> House:
+        built.append(House(models, Engines(*outcomes), **settings))
+        return built[-1]
+
+    yield build
+    for one in built:
+        one.mounted.decoder.close()

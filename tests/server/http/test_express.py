@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import fastapi.routing
@@ -13,7 +12,7 @@ import pytest
 
 from kshot_server.engine.requests import Adapted, Classified, Failed, Timings
 
-from .house import TEACH, Engines, House
+from .house import TEACH, House
 
 ONCE = "/v1/models/tiny/classify"
 LONG = {"X-Timeout-Seconds": "30"}  # a parameter, so FastAPI has to read it
@@ -34,19 +33,6 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
-@pytest.fixture
-def build(models: Path) -> Iterator[Callable[..., House]]:
-    built: list[House] = []
-
-    def make(*outcomes: Any, **settings: Any) -> House:
-        built.append(House(models, Engines(*outcomes), **settings))
-        return built[-1]
-
-    yield make
-    for house in built:
-        house.mounted.decoder.close()
-
-
 def _said(answer: httpx.Response) -> tuple[int, dict[str, str], Any]:
     said = {key: value for key, value in answer.json().items() if key not in SAID_ANEW}
     headers = {name: value for name, value in answer.headers.items() if name not in {"x-request-id", "server-timing"}}
@@ -56,7 +42,7 @@ def _said(answer: httpx.Response) -> tuple[int, dict[str, str], Any]:
 
 @pytest.mark.parametrize("wrong", ["", "model", "body", "engine", "rate"])
 def test_both_roads_give_the_same_answer(
-    build: Callable[..., House], bodies: Callable[..., Any], taken: list[str], wrong: str
+    house: Callable[..., House], bodies: Callable[..., Any], taken: list[str], wrong: str
 ) -> None:
     classified = Classified(np.array([[0.2, 0.5, 0.3]], np.float32), Timings(1, predict_ms=2, batch_size=3), "device")
     body = bodies(queries=1).json
@@ -65,11 +51,11 @@ def test_both_roads_give_the_same_answer(
     path = ONCE.replace("tiny", "no such" if wrong == "model" else "tiny")
     answers = []
     for headers in ({}, LONG):
-        house = build(
+        built = house(
             Failed("overloaded", "full") if wrong == "engine" else classified, rate_limit=0.1 if wrong == "rate" else 0
         )
         requests = [("POST", path, body)] * (2 if wrong == "rate" else 1)
-        answers.append(_said(house.ask(*requests, **headers)[-1]))
+        answers.append(_said(built.ask(*requests, **headers)[-1]))
     assert answers[0] == answers[1]
     assert answers[0][0] == {"": 200, "model": 404, "body": 422, "engine": 503, "rate": 429}[wrong]
     assert len(taken) == (2 if wrong == "rate" else 1)
@@ -91,7 +77,7 @@ def test_both_roads_give_the_same_answer(
     ],
 )
 def test_which_road_is_taken(
-    build: Callable[..., House],
+    house: Callable[..., House],
     bodies: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     method: str,
@@ -99,8 +85,8 @@ def test_which_road_is_taken(
     headers: dict[str, str],
     short: bool,
 ) -> None:
-    house = build(Adapted(Timings(0)))
-    express = house.app.middleware_stack
+    built = house(Adapted(Timings(0)))
+    express = built.app.middleware_stack
     assert express is not None
     rest, came = express._rest, []  # type: ignore[attr-defined] # Starlette calls every stack an ASGI application
 
@@ -109,17 +95,17 @@ def test_which_road_is_taken(
         await rest(scope, receive, send)
 
     monkeypatch.setattr(express, "_rest", counted)
-    house.ask((method, path, bodies().json), **headers)
+    built.ask((method, path, bodies().json), **headers)
     assert came == ([] if short else [path.partition("?")[0]])
 
 
 def test_the_short_road_counts_and_tells_the_time_as_the_long_one(
-    build: Callable[..., House], bodies: Callable[..., Any]
+    house: Callable[..., House], bodies: Callable[..., Any]
 ) -> None:
-    house = build(Adapted(Timings(0)))
-    short, long = house.ask(("POST", TEACH, bodies().json)), house.ask(("POST", TEACH, bodies(seed=9).json), **LONG)
+    built = house(Adapted(Timings(0)))
+    short, long = built.ask(("POST", TEACH, bodies().json)), built.ask(("POST", TEACH, bodies(seed=9).json), **LONG)
     assert [answer.status_code for answer in short + long] == [201, 201]
     assert all("total;dur=" in answer.headers["Server-Timing"] for answer in short + long)
     route = "/v1/models/{model}/sessions"
     counted = f'kshot_requests_total{{method="POST",route="{route}",status="201"}} 2.0'
-    assert counted in house.mounted.metrics.render().decode()
+    assert counted in built.mounted.metrics.render().decode()

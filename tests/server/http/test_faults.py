@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,12 @@ from kshot_server.engine.requests import (
     Classified,
     Failed,
     NeedsSupport,
-    Outcome,
     Timings,
 )
 from kshot_server.sessions.stores.memory import MemoryStore
 from kshot_server.sessions.stores.table import open_store
 
 from .house import TEACH, Engines, House
-
-
-@pytest.fixture
-def house(models: Path) -> Iterator[Callable[..., House]]:
-    built: list[House] = []
-
-    def build(*outcomes: Outcome, **settings: Any) -> House:
-        built.append(House(models, Engines(*outcomes), **settings))
-        return built[-1]
-
-    yield build
-    for one in built:
-        one.mounted.decoder.close()
 
 
 @pytest.mark.parametrize(
