@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kshot_models.batched.native.blocks import Keep, Sizes, address_of, plan_of, point_to_values, run_forward
+from kshot_models.batched.native.descent import read_out
 from kshot_models.batched.native.jit import Array1, Array2, Array5, Table, array, carray, compiled
 from kshot_models.batched.native.vectors import at
 
@@ -101,20 +102,11 @@ def _fold(norms: Table, epsilon: np.float32, by: Array1) -> None:
 
 @compiled
 def _score(out: Array5, weight: Array2, bias: Array1, mean: bool, logits: Array2) -> None:
-    _, n, height, width, channels = out.shape
-    features = np.empty(channels if mean else channels * height * width, np.float32)
-    for i in range(n):
-        if mean:
-            features[:] = np.float32(0.0)
-        for y in range(height):
-            for x in range(width):
-                for c in range(channels):
-                    if mean:
-                        features[c] += out[0, i, y, x, c] / np.float32(height * width)
-                    else:
-                        features[(c * height + y) * width + x] = out[0, i, y, x, c]
+    features = np.empty((len(logits), weight.shape[1]), np.float32)
+    read_out(out, mean, features)
+    for i in range(len(logits)):
         for k in range(len(bias)):
             total = np.float32(0.0)
-            for j in range(len(features)):
-                total += weight[k, j] * features[j]
+            for j in range(weight.shape[1]):
+                total += weight[k, j] * features[i, j]
             logits[i, k] = total + bias[k]

@@ -27,7 +27,7 @@ from kshot_models.batched.native.head import head_gradients
 from kshot_models.batched.native.jit import Array1, Array2, Array5, Indices, array, compiled, inlined
 from kshot_models.inner.transformation import Rates
 
-__all__ = ["Classes", "descend"]
+__all__ = ["Classes", "descend", "read_out"]
 
 
 class Classes(NamedTuple):
@@ -124,7 +124,7 @@ def _head(
     of_out: Array5,
 ) -> None:
     of_features = np.empty(features.shape, np.float32)
-    _read_out(out, mean, features)
+    read_out(out, mean, features)
     head_gradients(features, weight, bias, targets, share, present, of_features, of_weight, of_bias)
     _send_back(of_features, mean, of_out)
 
@@ -144,7 +144,8 @@ def _update(weights: Array1, gradients: Array1, ends: Indices, by_step: Array2, 
 
 
 @inlined
-def _read_out(out: Array5, mean: bool, features: Array2) -> None:
+def read_out(out: Array5, mean: bool, features: Array2) -> None:
+    """Features (n, features) of the last block's output: its mean over positions, or all of it, channels first."""
     _, n, height, width, channels = out.shape
     if mean:
         features[:] = np.float32(0.0)
