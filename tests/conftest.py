@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from .ports import free_port
+
 # Tests are small: on a machine with few cores, torch's threads wait for one another far longer than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -31,17 +32,10 @@ hypothesis.settings.register_profile("kshot", deadline=None)
 hypothesis.settings.load_profile("kshot")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@pytest.fixture(scope="session")
-def free_port() -> Callable[[], int]:
+@pytest.fixture(scope="session", name="free_port")
+def _free_port() -> Callable[[], int]:
     """A function that answers a port of the loopback interface that nobody listens on."""
-    return _free_port
+    return free_port
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
 
     @contextlib.contextmanager
     def running(*flags: str) -> Iterator[RunningServer]:
-        port = _free_port()
+        port = free_port()
         log = tmp_path_factory.mktemp("serve") / "log.txt"
         command = [sys.executable, "-m", "kshot", "serve", "--port", str(port), *flags]
         # A KSHOT_* variable of whoever runs the tests would be a flag that no test asked for.

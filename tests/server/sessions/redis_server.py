@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from ...ports import free_port
+
 START_SECONDS = 20.0
 
 
@@ -75,13 +77,6 @@ class RedisServer:
         if self._process is not None and self._process.poll() is None:
             self.resume()
             self.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ import pytest
 from kshot_server.sessions.codec import encode_record
 from kshot_server.sessions.errors import StoreUnavailable
 
+from ...ports import free_port
 from .conftest import make_record
-from .redis_server import RedisServer, free_port, running_redis
+from .redis_server import RedisServer, running_redis
 from .redis_store import ID, KEY, RECORD, opened, same
 
 pytestmark = pytest.mark.anyio

@@ -13,8 +13,9 @@ from kshot_server.sessions.errors import StoreUnavailable
 from kshot_server.sessions.lifecycle import use_session
 from kshot_server.sessions.record import SessionRecord
 
+from ...ports import free_port
 from .conftest import make_record
-from .redis_server import RedisServer, free_port
+from .redis_server import RedisServer
 from .redis_store import ID, PAUSE, RECORD, opened, same
 
 pytestmark = pytest.mark.anyio
