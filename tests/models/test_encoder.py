@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,8 @@ from kshot_models.manifest import InputSpec, LearnerSpec, Limits, Manifest
 from kshot_models.onnx_files import ENCODER
 from kshot_models.registry import build_learner
 from kshot_models.types import Examples, MetaParams, TaskParams
+
+from ..without_torch import run_without_torch
 
 INPUT = InputSpec(height=12, width=12, channels=1, mean=(0.4,), std=(0.3,))
 NETWORK: dict[str, Any] = {"type": "encoder", "features": 6}
@@ -302,13 +303,15 @@ def test_without_onnxruntime_the_extra_is_named(
         load(folder)
 
 
+READS = """
+from pathlib import Path
+import numpy as np
+from kshot_models.artifact import load_artifact
+from kshot_models.encoder import Encoder
+encoder = Encoder.read(load_artifact(Path(sys.argv[1])))
+assert encoder.of_pixels(np.zeros((2, 12, 12, 1), np.uint8)).shape == (2, 6)
+"""
+
+
 def test_reading_it_needs_no_torch(tmp_path: Path, make_encoder: MakeEncoder) -> None:
-    folder = write(tmp_path / "f", make_encoder())
-    code = (
-        "import sys, numpy as np; from pathlib import Path;"
-        "from kshot_models.artifact import load_artifact; from kshot_models.encoder import Encoder;"
-        "encoder = Encoder.read(load_artifact(Path(sys.argv[1])));"
-        "assert encoder.of_pixels(np.zeros((2, 12, 12, 1), np.uint8)).shape == (2, 6);"
-        "assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+    run_without_torch(READS, write(tmp_path / "f", make_encoder()))

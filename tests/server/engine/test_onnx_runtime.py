@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,8 @@ from kshot_server.engine.repository import ModelNotFound, ModelRepository
 from kshot_server.engine.requests import Adapted, Classified, Failed
 from kshot_server.settings import SettingError
 from kshot_training.onnx_graphs.writing import export_onnx
+
+from ...without_torch import run_without_torch
 
 TOLERANCE = 1e-4  # in a probability, between the runtimes
 NAMES = ["gradient", "prototype", "fixed-way"]  # tests/training/onnx_graphs has every kind of graph
@@ -219,17 +218,8 @@ def test_a_gpu_needs_the_package_for_it(exported: ModelRepository, tmp_path: Pat
         executor_for("cuda", "onnxruntime").open(exported, digest(exported, "prototype"))
 
 
-WITHOUT_TORCH = """
-import importlib.util, sys
+SERVES = """
 from pathlib import Path
-
-class NoTorch:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "torch":
-            raise ModuleNotFoundError(f"No module named {name!r}", name="torch")
-
-sys.meta_path.insert(0, NoTorch())
-
 import numpy as np
 import kshot_server.app, kshot_server.worker, kshot_server.commands.serve
 from kshot_server.engine.engine import Engine
@@ -244,13 +234,10 @@ with Engine(models, runtime="onnxruntime") as engine:
     for entry in models.list():
         answer = engine.submit(ClassifyRequest(entry.digest, "s", images, support, float("inf"))).result(30)
         assert np.abs(answer.probabilities.sum(1) - 1).max() < 1e-5, entry.name
-assert "torch" not in sys.modules
 """
 
 
 def test_it_adapts_in_a_process_that_cannot_import_torch(exported: ModelRepository, tmp_path: Path) -> None:
     for name in ("gradient", "prototype"):
         shutil.copytree(exported.find(name).folder, tmp_path / name / "1")
-    command = [sys.executable, "-c", textwrap.dedent(WITHOUT_TORCH), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
+    run_without_torch(SERVES, tmp_path)

@@ -6,6 +6,9 @@ import base64
 import dataclasses
 import io
 import json
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from kshot_server.sessions.stores.base import SessionStore
 from kshot_server.settings import Settings
 
 from .house import Engines, House
+from .listening import PROGRAM
 
 SIZE = 12
 
@@ -249,3 +253,29 @@ def house(models: Path) -> Iterator[Callable[..., House]]:
     yield build
     for one in built:
         one.mounted.decoder.close()
+
+
+@pytest.fixture
+def sockets() -> Iterator[Path]:
+    """A folder with a path short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="kshot-test-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def processes(sockets: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts processes that listen as an engine's does."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(index: int = 0) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", PROGRAM, str(sockets), str(index)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
