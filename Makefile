@@ -13,10 +13,11 @@ ARGS ?=
 BIN := $(VENV)/bin
 
 # The build backend is pinned too: pip reads the first variable up to 25.2, the second from 25.3 on.
-PIP_INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet \
+PIP_INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --no-compile \
 	--disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
 
 # What is imported is compiled once for all: tests start a hundred processes, and each would compile all of kshot again.
+# So pip need not compile what nobody imports, which is most of it and takes as long as the rest of an installation.
 export PYTHONDONTWRITEBYTECODE :=
 
 # Tests side by side, one file after another; a worker that is done takes over half of what another has before it.
@@ -32,10 +33,10 @@ SYSTEM_PACKAGES := curl nginx redis-server
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.run ## start a server, teach it classes it has never seen, print accuracy and latency, leave nothing running
+demo: $(VENV)/.run $(VENV)/.kernels ## start a server, teach it classes it has never seen, print accuracy and latency, leave nothing running
 	$(BIN)/kshot demo $(ARGS)
 
-serve: $(VENV)/.run ## serve the shipped models on 127.0.0.1:8000
+serve: $(VENV)/.run $(VENV)/.kernels ## serve the shipped models on 127.0.0.1:8000
 	$(BIN)/kshot serve $(ARGS)
 
 test: setup ## run the test suite
@@ -67,17 +68,22 @@ $(BIN)/python:
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing kshot into $(VENV): torch is large, so the first time takes minutes."
 	@$(PIP_INSTALL) -e '.[server,torch]'
-	@$(BIN)/python -m kshot_models.batched.native >/dev/null
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing kshot and its development tools into $(VENV): torch is large, so the first time takes minutes."
 	@$(PIP_INSTALL) -e '.[dev]'
-	@$(BIN)/python -m kshot_models.batched.native >/dev/null
 	@touch $@ $(VENV)/.run
 
+# After .run or .dev, whichever is wanted: the order of the prerequisites below says it, so nothing here runs in parallel.
+$(VENV)/.kernels: $(wildcard models/kshot_models/batched/native/*.py) pyproject.toml constraints.txt
+	@$(BIN)/python -m kshot_models.batched.native >/dev/null
+	@touch $@
+
+.NOTPARALLEL:
+
 # Debian starts a service when it is installed, unless policy-rc.d says no: the tests want the programs, nobody wants the services.
-setup: $(VENV)/.dev ## install what the tests need, system packages too where apt and root are at hand
+setup: $(VENV)/.dev $(VENV)/.kernels ## install what the tests need, system packages too where apt and root are at hand
 	@missing=; for tool in $(SYSTEM_PACKAGES); do PATH="$$PATH:/usr/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
@@ -100,11 +106,11 @@ results: $(VENV)/.dev ## write RESULTS.md from the committed measurements, and a
 	$(BIN)/kshot reproduce --rows
 	$(BIN)/python -m kshot_training.results training/results RESULTS.md
 
-bench: $(VENV)/.dev ## measure all that a CPU can (minutes, on a machine that does nothing else), then write BENCHMARKS.md
+bench: $(VENV)/.dev $(VENV)/.kernels ## measure all that a CPU can (minutes, on a machine that does nothing else), then write BENCHMARKS.md
 	$(BIN)/python -m kshot_bench.everything tests/benchmarks/results cpu $(ARGS)
 	$(MAKE) benchmarks
 
-bench-gpu: $(VENV)/.dev ## measure all that needs a CUDA GPU, then write BENCHMARKS.md
+bench-gpu: $(VENV)/.dev $(VENV)/.kernels ## measure all that needs a CUDA GPU, then write BENCHMARKS.md
 	$(BIN)/python -m kshot_bench.everything tests/benchmarks/results cuda $(ARGS)
 	$(MAKE) benchmarks
 
