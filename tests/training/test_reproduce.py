@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from kshot_models.artifact import load_artifact
 from kshot_training.commands import reproduce as command
+from kshot_training.flops import outer_step_flops
 from kshot_training.outer_loop import StepMetrics
 from kshot_training.recipe_files import shipped_recipes
 from kshot_training.reproduce import (
@@ -166,6 +167,12 @@ def test_the_command_lists_and_skips(tmp_path: Path, capsys: pytest.CaptureFixtu
     told = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in told[1:]] == ["sine-maml-1w5s", "sine-maml-1w10s", "sine-maml-1w20s"]
     assert all(line.endswith("to do") for line in told[1:])
+    assert call("--only", "sine-maml-1w5s", "--costs", "--results", tmp_path) == 0
+    (told_costs,) = capsys.readouterr().out.splitlines()[1:]
+    recipe = next(run for run in TABLE if run.name == "sine-maml-1w5s").recipe()
+    steps, flops = recipe.outer.steps, outer_step_flops(recipe)
+    assert told_costs.split()[1:4] == [str(steps), f"{flops / 1e9:.3f}", f"{flops * steps / 1e15:.3f}"]
+    assert told_costs.endswith("to do")
     assert call("--only", "no-such", "--results", tmp_path) == 2
     assert "no run is called 'no-such'" in capsys.readouterr().err
 
