@@ -29,7 +29,7 @@ def learning_curve(history: list[dict[str, Any]], path: Path, *, title: str) -> 
         right.plot(*zip(*points, strict=True), marker=".", linewidth=1, label=f"validation {name}")
     right.set(xlabel="outer step", ylabel="accuracy" if seen else "validation loss")
     if right.lines:
-        right.legend(fontsize="small")
+        right.legend(fontsize="small", loc="lower right")  # "best" is looked for, and warns where that takes long
     figure.suptitle(title)
     _save(figure, path)
 
