@@ -131,7 +131,9 @@ def test_a_dead_engine_is_not_ready_for_a_while(
     serve: Any, family: Any, models: Path, bodies: Callable[..., Any]
 ) -> None:
     with serve("--models", str(models), QUIET) as server:
-        (engine,) = family(server).engines
+        processes = family(server)
+        (engine,) = processes.engines
+        processes.template.suspend()  # so that there is no new one before all has been seen
         begun = time.monotonic()
         engine.kill()
         until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503, 5)
@@ -139,6 +141,7 @@ def test_a_dead_engine_is_not_ready_for_a_while(
         # What comes meanwhile waits for the new one, within its own deadline.
         late = httpx.post(server.url + TEACH, json=bodies().json, headers={"X-Timeout-Seconds": "0.3"})
         assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
+        processes.template.resume()
         assert httpx.post(server.url + TEACH, json=bodies().json, timeout=30).status_code == 201
         recovered = time.monotonic() - begun
         print(f"serving again after {recovered:.2f} s")  # noqa: T201 - shown with -s
