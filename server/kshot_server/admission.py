@@ -18,17 +18,18 @@ _MAX_TENANTS = 10_000
 
 
 class Admission:
-    """A permit for each request in work, held while a `with` block runs.
-
-    Raises:
-        Fault: on entering; `overloaded`, there is none left. Nothing was done for the request, its body was not read.
-    """
+    """A permit for each request in work."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.in_flight = 0
 
-    def __enter__(self) -> None:
+    def enter(self) -> None:
+        """Take a permit.
+
+        Raises:
+            Fault: `overloaded`, there is none left. Nothing was done for the request, its body was not read.
+        """
         if self.in_flight >= self._limit:
             raise Fault(
                 "overloaded",
@@ -38,7 +39,8 @@ class Admission:
             )
         self.in_flight += 1
 
-    def __exit__(self, *_: object) -> None:
+    def leave(self) -> None:
+        """Give a permit back."""
         self.in_flight -= 1
 
 

@@ -68,18 +68,19 @@ def session_json(info: SessionInfo, *, known: bool) -> dict[str, Any]:
 
 def classification_json(result: Classification) -> dict[str, Any]:
     """A `ClassificationOut`."""
-    labels = result.info.labels
+    info, threshold = result.info, result.unknown_below
+    labels, best = info.labels, result.probabilities.argmax(axis=1).tolist()
     return {
-        "session": result.info.id,
-        "model": result.info.model,
-        "version": result.info.version,
+        "session": info.id,
+        "model": info.model,
+        "version": info.version,
         "predictions": [
             {
-                "label": labels[prediction.best],
-                "probability": float(prediction.probabilities[prediction.best]),
-                "probabilities": dict(zip(labels, prediction.probabilities.tolist(), strict=True)),
-                "unknown": prediction.unknown,
+                "label": labels[i],
+                "probability": row[i],
+                "probabilities": dict(zip(labels, row, strict=True)),
+                "unknown": threshold is not None and row[i] < threshold,
             }
-            for prediction in result.predictions
+            for i, row in zip(best, result.probabilities.tolist(), strict=True)
         ],
     }

@@ -15,6 +15,7 @@ tests/contract holds each defect that we work around.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import math
@@ -133,9 +134,12 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
         async with super().lifespan(app):
             self._fleet.start()
             end_when_drained(self.shared, lambda: self._mounted.admission.in_flight)
+            telling = asyncio.create_task(self._mounted.metrics.keep_telling())
             try:
                 yield
             finally:
+                telling.cancel()
+                self._mounted.metrics.tell()
                 await self._fleet.stop()
                 await self._store.close()
 
@@ -166,7 +170,12 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
             time.sleep(_POLL_SECONDS / 2)
 
     def _start_server(self, *args: Any, **kwargs: Any) -> dict[int, multiprocessing.Process]:
-        workers: dict[int, multiprocessing.Process] = super()._start_server(*args, **kwargs)
+        app, self.app = self.app, self._mounted.entrance  # uvicorn's application: FastAPI's is behind that one
+        app.response_queue_id = 0
+        try:
+            workers: dict[int, multiprocessing.Process] = super()._start_server(*args, **kwargs)
+        finally:
+            self.app = app
         threading.Thread(target=self._supervise, args=(list(workers.values()),), name="supervisor", daemon=True).start()
         return workers
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kshot_server.logs import request_id_var
+from kshot_server.headers import header_of
+from kshot_server.logs import log_plainly, request_id_var
 from kshot_server.metrics import HttpMetrics
 from kshot_server.problems import internal_problem
 
@@ -59,11 +60,12 @@ class Envelope:
             request_id_var.reset(token)
 
     def _record(self, exchange: _Exchange) -> None:
-        route = getattr(exchange.scope.get("route"), "path", "unmatched")
+        route: str = getattr(exchange.scope.get("route"), "path", "unmatched")
         method = exchange.scope["method"] if exchange.scope["method"] in _METHODS else "other"
         seconds = time.perf_counter() - exchange.begun
+        phases = exchange.phases
         self._metrics.answered(route, method, exchange.status, seconds)
-        for phase, spent in exchange.phases.items():
+        for phase, spent in phases.items():
             self._metrics.phase(phase, spent)
         problem = exchange.state.get("problem")
         if problem is not None:
@@ -71,19 +73,14 @@ class Envelope:
         level = logging.DEBUG if route in _QUIET else logging.INFO
         if not _log.isEnabledFor(level):
             return
-        _log.log(
-            level,
-            "%s %s %d",
-            method,
-            route,
-            exchange.status,
-            extra={
-                "milliseconds": round(seconds * 1e3, 2),
-                **{f"{phase}_ms": round(spent * 1e3, 2) for phase, spent in exchange.phases.items()},
-                **({"problem": problem} if problem else {}),
-                **({"tenant": exchange.state["tenant"]} if "tenant" in exchange.state else {}),
-            },
-        )
+        fields: dict[str, Any] = {"milliseconds": round(seconds * 1e3, 2)}
+        for phase, spent in phases.items():
+            fields[f"{phase}_ms"] = round(spent * 1e3, 2)
+        if problem:
+            fields["problem"] = problem
+        if "tenant" in exchange.state:
+            fields["tenant"] = exchange.state["tenant"]
+        log_plainly(_log, level, f"{method} {route} {exchange.status}", fields)
 
 
 _UNLESS_THERE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
@@ -99,8 +96,8 @@ class _Exchange:
         self.status = 500
         self.started = False
         self._send = send
-        given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
-        self.request_id = given if _SANE_ID.fullmatch(given) else os.urandom(16).hex()
+        given = header_of(scope, b"x-request-id")
+        self.request_id = given if given and _SANE_ID.fullmatch(given) else os.urandom(16).hex()
         self.state: MutableMapping[str, Any] = scope.setdefault("state", {})
         self.state["request_id"] = self.request_id
 
@@ -115,15 +112,18 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.started = True
             self.status = message["status"]
-            headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
-            headers.append((b"x-request-id", self.request_id.encode("latin-1")))
-            headers.append((b"server-timing", self._timing().encode("latin-1")))
-            there = {name.lower() for name, _ in headers}
+            given = message.get("headers", ())
+            headers: list[tuple[bytes, bytes]] = [
+                *given,
+                (b"x-request-id", self.request_id.encode("latin-1")),
+                (b"server-timing", self._timing().encode("latin-1")),
+            ]
+            there = {name.lower() for name, _ in given}
             headers += [header for header in _UNLESS_THERE if header[0] not in there]
             message["headers"] = headers
         await self._send(message)
 
     def _timing(self) -> str:
-        phases = [(name, self.phases[name]) for name in _ORDER if name in self.phases]
-        parts = [*phases, ("total", time.perf_counter() - self.begun)]
-        return ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in parts)
+        phases = self.phases
+        parts = [f"{name};dur={phases[name] * 1e3:.3f}" for name in _ORDER if name in phases]
+        return ", ".join([*parts, f"total;dur={(time.perf_counter() - self.begun) * 1e3:.3f}"])

@@ -20,6 +20,7 @@ from kshot_server.envelope import Envelope
 from kshot_server.errors import InputError
 from kshot_server.faults import Fault
 from kshot_server.gate import TIMEOUT_HEADER, Gate
+from kshot_server.headers import header_of
 from kshot_server.metrics import HttpMetrics
 from kshot_server.problems import tell_problem
 
@@ -51,7 +52,7 @@ class Express:
     def _takes(self, scope: Scope) -> bool:
         if scope["type"] != "http" or scope["method"] != "POST" or scope.get("root_path"):
             return False
-        if any(name == _TIMEOUT_HEADER for name, _ in scope["headers"]):
+        if header_of(scope, _TIMEOUT_HEADER) is not None:
             return False
         for route in self._routes:
             match = route.path_regex.match(scope["path"])

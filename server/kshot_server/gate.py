@@ -9,8 +9,6 @@ key is told that and nothing else.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated
@@ -24,19 +22,18 @@ from kshot_server.admission import Admission, RateLimiter
 from kshot_server.auth import ApiKeys
 from kshot_server.bodies.base import Body, Parts
 from kshot_server.bodies.table import check_media_type, read_body
+from kshot_server.bounds import Bounds
 from kshot_server.decoding import Decoder
 from kshot_server.envelope import ClientGone
 from kshot_server.errors import InputError
 from kshot_server.faults import Fault
+from kshot_server.headers import header_of
 from kshot_server.metrics import HttpMetrics
 from kshot_server.service.context import RequestContext
 
 __all__ = ["TIMEOUT_HEADER", "Gate"]
 
 _SMALL_BODY_BYTES = 16 * 1024
-_WATCH_AFTER_SECONDS = (
-    0.02  # most requests are answered by then, and a task to watch for a hang-up costs a tenth of one
-)
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="Authorization: Bearer KEY")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="header", description="X-API-Key: KEY")
@@ -103,8 +100,9 @@ class Gate:
         Raises:
             InputError: `unauthorized`.
         """
-        request.state.tenant = self._tenant_of(_key_of(request))
-        request.state.timeout_seconds = self._timeout
+        state = request.scope["state"]
+        state["tenant"] = self._tenant_of(_key_of(request))
+        state["timeout_seconds"] = self._timeout
 
     async def _authenticate(
         self,
@@ -113,10 +111,10 @@ class Gate:
         header: Annotated[str | None, Security(_header)],
     ) -> None:
         del bearer, header  # for the document
-        request.state.tenant = self._tenant_of(_key_of(request))
+        request.scope["state"]["tenant"] = self._tenant_of(_key_of(request))
 
     async def _read_timeout(self, request: Request, timeout: _Timeout = None) -> None:
-        request.state.timeout_seconds = min(timeout or self._timeout, self._timeout)
+        request.scope["state"]["timeout_seconds"] = min(timeout or self._timeout, self._timeout)
 
     async def run(self, request: Request, work: Callable[[RequestContext], Awaitable[Response]]) -> Response:
         """Answer a request, whose key and timeout were read as `dependencies`, with `work`; or refuse it.
@@ -126,15 +124,49 @@ class Gate:
             Fault: `draining`, `rate_limited`, `overloaded`, `deadline_exceeded`, or what `work` cannot do.
             ClientGone: the client hung up.
         """
-        with contextlib.ExitStack() as held:
-            try:
-                self._refuse_while_draining()
-                self._rates.take(request.state.tenant)
-                held.enter_context(self._admission)
-            except Fault as fault:
-                self._metrics.rejected(fault.code)
-                raise
-            return await self._in_time(request, work)
+        return await self._let_through(request, lambda context, _: work(context))
+
+    async def run_with_body(
+        self, request: Request, parts: Parts, work: Callable[[RequestContext, Body], Awaitable[Response]]
+    ) -> Response:
+        """As `run`, for a route that takes a body of `parts`.
+
+        The work is cancelled if the client hangs up.
+
+        Raises:
+            InputError: also `unsupported_media_type` and `payload_too_large`, in both cases before the body was read to
+                its end, and all that can be wrong with a body.
+        """
+
+        async def read_and_work(context: RequestContext, bounds: Bounds) -> Response:
+            body = await self._body(request, parts)
+            bounds.end_with_client()
+            return await work(context, body)
+
+        return await self._let_through(request, read_and_work)
+
+    async def _let_through(
+        self, request: Request, work: Callable[[RequestContext, Bounds], Awaitable[Response]]
+    ) -> Response:
+        state = request.scope["state"]
+        tenant: str = state["tenant"]
+        try:
+            self._refuse_while_draining()
+            self._rates.take(tenant)
+            self._admission.enter()
+        except Fault as fault:
+            self._metrics.rejected(fault.code)
+            raise
+        try:
+            self._metrics.in_flight(self._admission.in_flight)
+            seconds: float = state["timeout_seconds"]
+            context = RequestContext(tenant, time.time() + seconds)
+            state["phases"] = context.phases
+            with Bounds(request.receive, seconds) as bounds:
+                return await work(context, bounds)
+        finally:
+            self._admission.leave()
+            self._metrics.in_flight(self._admission.in_flight)
 
     def _refuse_while_draining(self) -> None:
         if self._draining():
@@ -156,51 +188,16 @@ class Gate:
             )
         return tenant
 
-    async def _in_time(self, request: Request, work: Callable[[RequestContext], Awaitable[Response]]) -> Response:
-        seconds: float = request.state.timeout_seconds
-        context = RequestContext(request.state.tenant, time.time() + seconds)
-        request.state.phases = context.phases
-        self._metrics.in_flight(self._admission.in_flight)
-        try:
-            async with asyncio.timeout(seconds):
-                return await work(context)
-        except TimeoutError:
-            raise Fault(
-                "deadline_exceeded",
-                f"The request was not finished within {seconds:g} seconds.",
-                action="Send it again, or with fewer images.",
-            ) from None
-        finally:
-            self._metrics.in_flight(self._admission.in_flight - 1)
-
-    async def run_with_body(
-        self, request: Request, parts: Parts, work: Callable[[RequestContext, Body], Awaitable[Response]]
-    ) -> Response:
-        """As `run`, for a route that takes a body of `parts`.
-
-        The work is cancelled if the client hangs up.
-
-        Raises:
-            InputError: also `unsupported_media_type` and `payload_too_large`, in both cases before the body was read to
-                its end, and all that can be wrong with a body.
-        """
-
-        async def read_and_work(context: RequestContext) -> Response:
-            body = await self._body(request, parts)
-            return await _unless_gone(request, work(context, body))
-
-        return await self.run(request, read_and_work)
-
     async def _body(self, request: Request, parts: Parts) -> Body:
-        content_type = request.headers.get("content-type", "")
-        check_media_type(content_type, request.headers.get("content-encoding", ""))
+        content_type = header_of(request.scope, b"content-type") or ""
+        check_media_type(content_type, header_of(request.scope, b"content-encoding") or "")
         data = await self._bytes(request)
         if len(data) <= _SMALL_BODY_BYTES:
             return read_body(content_type, data, parts, self._max_pixels)  # sooner done than handed to a thread
         return await self._decoder.run(read_body, content_type, data, parts, self._max_pixels)
 
     async def _bytes(self, request: Request) -> bytes:
-        announced = request.headers.get("content-length", "")
+        announced = header_of(request.scope, b"content-length") or ""
         # isdigit alone would let other scripts' digits through.
         if announced.isascii() and announced.isdigit() and int(announced) > self._max_body_bytes:
             raise self._too_large()
@@ -209,11 +206,12 @@ class Gate:
             message = await request.receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            data += message.get("body", b"")
-            if len(data) > self._max_body_bytes:
+            more: bytes = message.get("body", b"")
+            if len(data) + len(more) > self._max_body_bytes:
                 raise self._too_large()
             if not message.get("more_body", False):
-                return bytes(data)
+                return bytes(data + more) if data else more
+            data += more
 
     def _too_large(self) -> InputError:
         return InputError(
@@ -226,53 +224,7 @@ class Gate:
 
 def _key_of(request: Request) -> str | None:
     """`Authorization: Bearer KEY`, else `X-API-Key: KEY`."""
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    scheme, _, key = (header_of(request.scope, b"authorization") or "").partition(" ")
     if scheme.lower() == "bearer" and key:
         return key
-    return request.headers.get("x-api-key")
-
-
-async def _unless_gone(request: Request, work: Awaitable[Response]) -> Response:
-    watch = _Watch(request)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if watch.takes_back():
-            raise ClientGone from None
-        raise
-    finally:
-        watch.end()
-
-
-class _Watch:
-    """Cancels the task that made it when the client hangs up, once the request has taken a moment."""
-
-    def __init__(self, request: Request) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # a request is answered in one
-        self._worker = task
-        self._request = request
-        self._gone = False
-        self._watcher: asyncio.Task[None] | None = None
-        self._begin = asyncio.get_running_loop().call_later(_WATCH_AFTER_SECONDS, self._start)
-
-    def takes_back(self) -> bool:
-        """Whether it was this that cancelled the task; the task counts as not cancelled again then."""
-        if self._gone:
-            self._worker.uncancel()
-        return self._gone
-
-    def end(self) -> None:
-        """Watch no longer."""
-        self._begin.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
-
-    def _start(self) -> None:
-        self._watcher = asyncio.ensure_future(self._watch())
-
-    async def _watch(self) -> None:
-        while (await self._request.receive())["type"] != "http.disconnect":
-            pass
-        self._gone = True
-        self._worker.cancel()
+    return header_of(request.scope, b"x-api-key")

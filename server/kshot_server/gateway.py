@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastapi import FastAPI
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from kshot_server.admission import Admission, RateLimiter
 from kshot_server.answers import json_response
@@ -69,13 +70,14 @@ class Components:
 class Mounted(NamedTuple):
     """What `mount` made and its caller needs."""
 
+    entrance: ASGIApp  # what requests come to
     metrics: HttpMetrics
     decoder: Decoder
     admission: Admission
 
 
 def mount(app: FastAPI, settings: Settings, components: Components) -> Mounted:
-    """Put routes, handlers and middleware on an application that has none of its own."""
+    """Put routes, handlers and middleware on an application that has none of its own, and the short road before it."""
     decoder = Decoder(settings.decode_threads)
     metrics = HttpMetrics(components.registry, kshot_version())
     admission = Admission(settings.max_inflight)
@@ -120,5 +122,4 @@ def mount(app: FastAPI, settings: Settings, components: Components) -> Mounted:
     app.router.redirect_slashes = False  # a redirected POST is sent twice, body and all
     install_handlers(app)
     app.add_middleware(Envelope, metrics=metrics)
-    app.middleware_stack = Express(app.build_middleware_stack(), v1.routes, gate, metrics)
-    return Mounted(metrics, decoder, admission)
+    return Mounted(Express(app, v1.routes, gate, metrics), metrics, decoder, admission)

@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp
 
 from kshot_models.artifact import MANIFEST, read_manifest, zoo_folder
 from kshot_models.errors import ArtifactNotFound
@@ -51,7 +52,7 @@ class LoopTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         app: the application.
     """
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._asgi = httpx.ASGITransport(app)
         self._closing = contextlib.ExitStack()
         self._loop = asyncio.new_event_loop()
@@ -148,7 +149,7 @@ def open_application(
         registry=CollectorRegistry(),
     )
     mounted = mount(app, settings, components)
-    transport = LoopTransport(app)
+    transport = LoopTransport(mounted.entrance)
     transport.on_close(engine.close)
     transport.on_close(mounted.decoder.close)
     return transport

@@ -8,17 +8,21 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
 from kshot_server.timestamps import rfc3339
 
-__all__ = ["configure_logs", "request_id_var"]
+__all__ = ["configure_logs", "log_plainly", "request_id_var"]
 
 request_id_var: ContextVar[str] = ContextVar("kshot_request_id", default="")
 
 # LogRecord's own attributes; whatever else a record has came in by `extra` and is a field of its own.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
 class _JsonFormatter(logging.Formatter):
@@ -35,7 +39,7 @@ class _JsonFormatter(logging.Formatter):
         line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _encode(line)
 
 
 class _TextFormatter(logging.Formatter):
@@ -68,3 +72,13 @@ def configure_logs(level: str, format_name: str) -> None:
         logger.setLevel(logging.ERROR)
     # httpx and asyncio tell every request and every slow callback; at info that is noise.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def log_plainly(logger: logging.Logger, level: int, message: str, fields: Mapping[str, Any]) -> None:
+    """As `logger.log(level, message, extra=fields)`, but where in the program that was is not looked up.
+
+    To be called if the level is enabled.
+    """
+    record = logging.LogRecord(logger.name, level, "", 0, message, None, None)
+    vars(record).update(fields)
+    logger.handle(record)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from python_multipart.multipart import parse_options_header
 
 from kshot_server.bodies import json_body, multipart_body, tensor_body
-from kshot_server.bodies.base import Body, BodyFormat, Parts
+from kshot_server.bodies.base import Body, BodyFormat, HeaderOptions, Parts
 from kshot_server.errors import InputError
 
 __all__ = ["BODY_FORMATS", "check_media_type", "read_body"]
@@ -28,8 +29,7 @@ def check_media_type(content_type: str, content_encoding: str) -> None:
     Raises:
         InputError: `unsupported_media_type`.
     """
-    media_type, _ = parse_options_header(content_type)
-    if media_type.decode("latin-1") not in BODY_FORMATS:
+    if _format_of(content_type)[0] is None:
         raise InputError(
             "unsupported_media_type",
             "The content type is not one that is read.",
@@ -58,8 +58,9 @@ def read_body(content_type: str, body: bytes, parts: Parts, max_pixels: int) -> 
     Raises:
         InputError: it is not of the expected form.
     """
-    media_type, options = parse_options_header(content_type)
-    parsed = BODY_FORMATS[media_type.decode("latin-1")].read(body, options, parts, max_pixels)
+    body_format, options = _format_of(content_type)
+    assert body_format is not None  # check_media_type has seen to it
+    parsed = body_format.read(body, options, parts, max_pixels)
     if parts.support and len(parsed.support) == 0:
         raise InputError(
             "empty_support", "There is nothing to learn from.", expected="at least one image of each of two classes"
@@ -67,3 +68,10 @@ def read_body(content_type: str, body: bytes, parts: Parts, max_pixels: int) -> 
     if parts.queries and len(parsed.queries) == 0:
         raise InputError("empty_queries", "There is nothing to classify.", expected="at least one query")
     return parsed
+
+
+@lru_cache(maxsize=64)  # most clients send the same one each time
+def _format_of(content_type: str) -> tuple[BodyFormat | None, HeaderOptions]:
+    """Which format a header names, None if it is none of ours, and its options."""
+    media_type, options = parse_options_header(content_type)
+    return BODY_FORMATS.get(media_type.decode("latin-1")), options

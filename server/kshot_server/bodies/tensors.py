@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from kshot_server.strict_json import parse_json
 __all__ = ["MAX_HEADER_BYTES", "TensorBody", "parse_tensors"]
 
 MAX_HEADER_BYTES = 1 << 20
+_SHORT_HEADER_BYTES = 256
 _MAX_SIZE = 1 << 40  # of one axis; no body is that long, and products stay small integers
 
 _DTYPES = {"support": "U8", "targets": "I64", "queries": "U8"}
@@ -87,8 +89,15 @@ def _read_header(body: bytes) -> tuple[dict[str, Any], dict[str, str], memoryvie
     length = int.from_bytes(body[:8], "little")
     if length > min(MAX_HEADER_BYTES, len(body) - 8):
         raise _invalid("the header is too long", f"at most {MAX_HEADER_BYTES} bytes, all of them in the body")
+    data = memoryview(body)[8 + length :]
+    read = _known_header if length <= _SHORT_HEADER_BYTES else _parsed_header
+    return *read(body[8 : 8 + length], len(data)), data
+
+
+def _parsed_header(encoded: bytes, size_bytes: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """Entries and metadata of a header before data of that size."""
     try:
-        header = parse_json(body[8 : 8 + length])
+        header = parse_json(encoded)
     except ValueError as error:
         raise _invalid(f"the header is no JSON: {error}") from None
     if not isinstance(header, dict):
@@ -100,9 +109,12 @@ def _read_header(body: bytes) -> tuple[dict[str, Any], dict[str, str], memoryvie
         raise _invalid("__metadata__ has an unknown key", f"only {', '.join(sorted(_METADATA))}")
     if not header or not header.keys() <= _DTYPES.keys():
         raise _invalid("a tensor has another name, or there is none", f"some of {', '.join(_DTYPES)}")
-    data = memoryview(body)[8 + length :]
-    _check_layout(header, len(data))
-    return header, metadata, data
+    _check_layout(header, size_bytes)
+    return header, metadata
+
+
+# A client's next queries are of the same shape, and the same few bytes are read again.
+_known_header = lru_cache(maxsize=64)(_parsed_header)
 
 
 def _check_layout(entries: dict[str, Any], size_bytes: int) -> None:

@@ -64,5 +64,5 @@ def add_classifying(router: APIRouter, wiring: Wiring) -> None:
 
 
 def _classified(result: Classification, metrics: HttpMetrics) -> Response:
-    metrics.classified(result.info.model, result.cache, len(result.predictions), result.batch_size)
+    metrics.classified(result.info.model, result.cache, len(result.probabilities), result.batch_size)
     return json_response(classification_json(result))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from kshot_models.manifest import Limits
 from kshot_server.bodies.base import Body
 from kshot_server.decoding import Images
@@ -110,15 +107,19 @@ def version_gone(info: SessionInfo) -> InputError:
     )
 
 
-@contextmanager
-def store_errors() -> Iterator[None]:
-    """Turn a store that is away into `store_unavailable`."""
-    try:
-        yield
-    except StoreUnavailable:
-        raise Fault(
-            "store_unavailable",
-            "The session store does not answer.",
-            action='Try again later; new sessions are taken all the same with "durability": "volatile".',
-            retry_after=2,
-        ) from None
+class _StoreErrors:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, StoreUnavailable):
+            raise Fault(
+                "store_unavailable",
+                "The session store does not answer.",
+                action='Try again later; new sessions are taken all the same with "durability": "volatile".',
+                retry_after=2,
+            ) from None
+
+
+store_errors = _StoreErrors()
+"""A context that turns a store that is away into `store_unavailable`."""

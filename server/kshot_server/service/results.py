@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kshot_server.sessions.record import SessionInfo
 
-__all__ = ["Classification", "ClassifiedQuery", "Taught"]
+__all__ = ["Classification", "Taught"]
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,11 @@ class Taught:
 
 
 @dataclass(frozen=True, eq=False)
-class ClassifiedQuery:
-    """The answer for one query; `probabilities` are in the order of the session's labels."""
-
-    best: int
-    probabilities: NDArray[np.float32]
-    unknown: bool
-
-
-@dataclass(frozen=True, eq=False)
 class Classification:
     """The answers for all queries of one request."""
 
     info: SessionInfo
-    predictions: list[ClassifiedQuery]
+    probabilities: NDArray[np.float32]  # (q, way), in the order of the session's labels
+    unknown_below: float | None  # a query whose largest probability is less belongs to no class
     cache: str
     batch_size: int

@@ -27,7 +27,7 @@ from kshot_server.engine.repository import ModelEntry, ModelRepository
 from kshot_server.engine.requests import Adapted, AdaptRequest, Classified, ClassifyRequest, Support
 from kshot_server.service.context import RequestContext
 from kshot_server.service.refusals import no_session, store_errors
-from kshot_server.service.results import Classification, ClassifiedQuery, Taught
+from kshot_server.service.results import Classification, Taught
 from kshot_server.service.steps import Engines, Steps
 from kshot_server.sessions.errors import StoreUnavailable
 from kshot_server.sessions.identity import Canonical, new_record
@@ -117,7 +117,7 @@ class Service:
     async def _new_record(
         self, context: RequestContext, entry: ModelEntry, canonical: Canonical, body: Body
     ) -> SessionRecord:
-        with store_errors():
+        with store_errors:
             key = await self._store.session_key()
         wish = body.ttl_seconds or self._ttl_seconds
         return new_record(
@@ -137,7 +137,7 @@ class Service:
             return None  # whether a new one can be kept is for `put` to say
 
     async def _put(self, record: SessionRecord) -> bool:
-        with store_errors():
+        with store_errors:
             return await self._store.put(record)
 
     # -- classifying -------------------------------------------------------------------------------------------------
@@ -177,14 +177,14 @@ class Service:
         self, context: RequestContext, *, model: str | None, cursor: str | None, limit: int
     ) -> Page:
         """A tenant's sessions, newest first."""
-        with store_errors():
+        with store_errors:
             return await self._store.list(context.tenant, model=model, cursor=cursor, limit=limit)
 
     async def inspect(self, context: RequestContext, session: str) -> SessionInfo:
         """Look at a session; that does not renew its life."""
         record = None
         if is_session_id(session):
-            with store_errors():
+            with store_errors:
                 record = await self._store.get(context.tenant, session)
         if record is None:
             raise no_session()
@@ -192,13 +192,13 @@ class Service:
 
     async def forget(self, context: RequestContext, session: str) -> None:
         """Delete a session."""
-        with store_errors():
+        with store_errors:
             gone = is_session_id(session) and await self._store.delete(context.tenant, session)
         if not gone:
             raise no_session()
 
     async def _use(self, context: RequestContext, session: str) -> SessionRecord:
-        with store_errors():
+        with store_errors:
             record = await use_session(self._store, context.tenant, session) if is_session_id(session) else None
         if record is None:
             raise no_session()
@@ -215,9 +215,4 @@ def _adapt_request(record: SessionRecord, deadline: float) -> AdaptRequest:
 
 def _classification(info: SessionInfo, manifest: Manifest, outcome: Classified) -> Classification:
     threshold = manifest.calibration.unknown_threshold
-    best = outcome.probabilities.argmax(axis=1)
-    predictions = [
-        ClassifiedQuery(int(i), row, unknown=threshold is not None and float(row[i]) < threshold)
-        for i, row in zip(best, outcome.probabilities, strict=True)
-    ]
-    return Classification(info, predictions, outcome.cache, outcome.timings.batch_size)
+    return Classification(info, outcome.probabilities, threshold, outcome.cache, outcome.timings.batch_size)

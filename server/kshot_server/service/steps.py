@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from kshot_models.manifest import Manifest
 from kshot_server.bodies.base import Body
 from kshot_server.decoding import Decoder, Images, decode_images
 from kshot_server.engine.repository import ModelEntry, ModelNotFound, ModelRepository
-from kshot_server.engine.requests import AdaptRequest, ClassifyRequest, Failed, Outcome, Timings
+from kshot_server.engine.requests import Adapted, AdaptRequest, Classified, ClassifyRequest, Failed, Outcome
 from kshot_server.service.context import RequestContext
 from kshot_server.service.refusals import (
     check_query_count,
@@ -115,12 +116,14 @@ class Steps:
             InputError: too many, or an image that cannot be used.
         """
         check_query_count(body.queries, manifest.limits)
-
-        def work() -> NDArray[np.uint8]:
-            return decode_images(
-                body.queries, manifest.input, name="queries", max_pixels=self._max_pixels, deadline=context.deadline
-            )
-
+        work = partial(
+            decode_images,
+            body.queries,
+            manifest.input,
+            name="queries",
+            max_pixels=self._max_pixels,
+            deadline=context.deadline,
+        )
         begun = time.perf_counter()
         pixels = work() if _are_few_pixels(body.queries) else await self._decoder.run(work)
         context.spent("decode", time.perf_counter() - begun)
@@ -136,14 +139,11 @@ class Steps:
         outcome = await self._engines.submit(request)
         if isinstance(outcome, Failed):
             raise refusal(outcome)
-        timings = getattr(outcome, "timings", None)
-        if isinstance(timings, Timings):
-            for phase, milliseconds in (
-                ("queue", timings.queue_ms),
-                ("adapt", timings.adapt_ms),
-                ("predict", timings.predict_ms),
-            ):
-                context.spent(phase, milliseconds / 1e3)
+        if isinstance(outcome, Adapted | Classified):
+            timings = outcome.timings
+            context.spent("queue", timings.queue_ms / 1e3)
+            context.spent("adapt", timings.adapt_ms / 1e3)
+            context.spent("predict", timings.predict_ms / 1e3)
         return outcome
 
 

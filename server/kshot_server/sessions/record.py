@@ -10,11 +10,10 @@ A record never changes. What changes while it lives is when it expires, and that
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import re
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,8 @@ from kshot_server.sessions.labels import check_label
 __all__ = ["Durability", "SessionInfo", "SessionRecord", "is_session_id", "merge"]
 
 Durability = Literal["durable", "volatile"]
+
+_Value = TypeVar("_Value")
 
 _SESSION_ID = re.compile(r"s_[0-9a-f]{32}")
 _MODEL_DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -82,9 +83,7 @@ class SessionInfo:
     def expiring(self, expires_at: float) -> SessionInfo:
         """The same session, with the time at which it now expires (unix seconds)."""
         # At each use of a session; the other fields were checked when it was made.
-        info = copy.copy(self)
-        object.__setattr__(info, "expires_at", expires_at)
-        return info
+        return _with(self, expires_at=expires_at)
 
     @property
     def support_size(self) -> int:
@@ -127,9 +126,14 @@ class SessionRecord:
 
     def expiring(self, expires_at: float) -> SessionRecord:
         """The same session, with the time at which it now expires (unix seconds)."""
-        record = copy.copy(self)
-        object.__setattr__(record, "info", self.info.expiring(expires_at))
-        return record
+        return _with(self, info=self.info.expiring(expires_at))
+
+
+def _with(value: _Value, **changed: Any) -> _Value:
+    """A copy of a frozen value that differs in some fields, and is not checked again."""
+    made = object.__new__(type(value))
+    vars(made).update(vars(value), **changed)
+    return made
 
 
 def merge(existing: SessionRecord, new: SessionRecord) -> SessionRecord:

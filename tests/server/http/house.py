@@ -72,7 +72,7 @@ class House:
         """Send requests one after the other."""
 
         async def send() -> list[httpx.Response]:
-            transport = httpx.ASGITransport(self.app)
+            transport = httpx.ASGITransport(self.mounted.entrance)
             async with httpx.AsyncClient(transport=transport, base_url="http://x", headers=headers) as client:
                 return [await client.request(method, path, json=body) for method, path, body in requests]
 
@@ -93,5 +93,5 @@ class House:
             "query_string": b"",
             "http_version": "1.1",
         }
-        asyncio.run(self.app(scope, receive, send))
+        asyncio.run(self.mounted.entrance(scope, receive, send))
         return sent

@@ -108,6 +108,7 @@ def test_metrics_of_several_processes_add_up(tmp_path: Path) -> None:
         "child = os.fork()\n"
         "metrics.answered('/a', 'GET', 200, 0.1)\n"
         "metrics.in_flight(2)\n"
+        "metrics.tell()\n"
         "cache = {'entries': 3}\n"
         "numbers = {'cache': cache, 'outcomes': {}, 'seconds': {}, 'models': (), 'joined': 4}\n"
         "numbers |= {'pending': 1, 'queued': 0, 'running': 0}\n"

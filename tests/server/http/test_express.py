@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from kshot_server.engine.requests import Adapted, Classified, Failed, Timings
+from kshot_server.express import Express
 
 from .house import TEACH, House
 
@@ -86,9 +87,9 @@ def test_which_road_is_taken(
     short: bool,
 ) -> None:
     built = house(Adapted(Timings(0)))
-    express = built.app.middleware_stack
-    assert express is not None
-    rest, came = express._rest, []  # type: ignore[attr-defined] # Starlette calls every stack an ASGI application
+    express, came = built.mounted.entrance, []
+    assert isinstance(express, Express)
+    rest = express._rest
 
     async def counted(scope: Any, receive: Any, send: Any) -> None:
         came.append(scope["path"])

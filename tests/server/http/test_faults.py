@@ -206,7 +206,9 @@ def test_two_who_teach_the_same_at_once_make_one_session(models: Path, bodies: C
     built = House(models, Engines(Adapted(Timings(0))))
 
     async def both() -> list[int]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(built.app), base_url="http://x") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(built.mounted.entrance), base_url="http://x"
+        ) as client:
             answers = await asyncio.gather(*(client.post(TEACH, json=bodies().json) for _ in range(8)))
         assert len({answer.json()["id"] for answer in answers}) == 1
         return sorted(answer.status_code for answer in answers)
