@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -24,12 +24,14 @@ from torch.func import grad_and_value
 from kshot_models.types import Learner, MetaParams, Params, Predictor, TaskParams
 
 __all__ = [
+    "Joins",
     "Prepares",
     "alone",
     "being_transformed",
     "inner_gradient",
     "kept_briefly",
     "plain_autograd",
+    "predict_each",
     "prepared",
     "serving",
     "transformable",
@@ -91,6 +93,29 @@ def prepared(learner: Learner, meta: MetaParams, task: TaskParams) -> Predictor:
     """`learner.predict` for one task, for whoever asks more than once, within `serving`."""
     ready = learner.prepare(meta, task) if isinstance(learner, Prepares) else None
     return ready or functools.partial(learner.predict, meta, task)
+
+
+@runtime_checkable
+class Joins(Protocol):
+    """A predictor that can answer together with others."""
+
+    def together(self, others: Sequence[Predictor], inputs: Tensor, counts: Sequence[int]) -> list[Tensor] | None:
+        """What each of `others`, itself among them, says of its inputs; None if they are not all of its kind."""
+        ...
+
+
+def predict_each(predictors: Sequence[Predictor], inputs: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    """Logits of several tasks of one learner, in one call where that can be.
+
+    Args:
+        predictors: one for each task.
+        inputs: (sum of counts, *x): the first counts[0] are for the first predictor, and so on.
+        counts: at least one each.
+    """
+    first = predictors[0]
+    if isinstance(first, Joins) and (found := first.together(predictors, inputs, counts)) is not None:
+        return found
+    return [predict(part) for predict, part in zip(predictors, inputs.split(list(counts)), strict=True)]
 
 
 def inner_gradient(

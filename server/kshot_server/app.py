@@ -16,7 +16,6 @@ tests/contract holds each defect that we work around.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import math
 import multiprocessing
@@ -32,14 +31,14 @@ from typing import Any
 
 from fastapi import FastAPI
 from litserve import LitServer
-from litserve.loops import inference_worker
-from litserve.utils import WorkerSetupStatus
 
 from kshot_server.auth import ApiKeys
 from kshot_server.channel import Channel, socket_path
 from kshot_server.draining import end_when_drained
 from kshot_server.engine.repository import ModelRepository
+from kshot_server.engine_api import EngineAPI
 from kshot_server.fleet import Fleet
+from kshot_server.garbage import look_for_garbage_seldom
 from kshot_server.gateway import Components, mount
 from kshot_server.logs import configure_logs
 from kshot_server.metrics import forget_process
@@ -48,7 +47,7 @@ from kshot_server.sessions.stores.base import SessionStore
 from kshot_server.settings import Settings
 from kshot_server.shared_state import Phase, SharedState
 from kshot_server.template import EngineProcess
-from kshot_server.worker import EngineAPI, EngineOptions
+from kshot_server.worker import EngineOptions, run_engine
 
 __all__ = ["KEEP_ALIVE_SECONDS", "StartFailed", "serve"]
 
@@ -94,10 +93,7 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
             on_death=self._on_engine_death,
         )
         super().__init__(
-            [
-                EngineAPI(index, _options(settings, sockets, device), self.shared)
-                for index, device in enumerate(devices)
-            ],
+            [EngineAPI(index, _options(settings, sockets, device)) for index, device in enumerate(devices)],
             # The engines choose their devices themselves; told of CUDA, LitServe would look for it in this process.
             accelerator="cpu",
             timeout=False,
@@ -130,7 +126,7 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """What runs in each API process around its requests."""
         configure_logs(self._settings.log_level, self._settings.log_format)
-        gc.freeze()  # what is there now stays: no collection needs to look at it again
+        look_for_garbage_seldom()
         async with super().lifespan(app):
             self._fleet.start()
             end_when_drained(self.shared, lambda: self._mounted.admission.in_flight)
@@ -151,17 +147,15 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
 
     def launch_single_inference_worker(self, lit_api: EngineAPI, worker_id: int) -> EngineProcess:
         """Start it, for the first time or again. LitServe's own version imports everything anew, torch included."""
-        lit_api.spec.setup(self)
-        self.workers_setup_status[f"{lit_api.api_path.rpartition('/')[2]}_{worker_id}"] = WorkerSetupStatus.STARTING
-        queue = self._get_request_queue(lit_api.api_path)
-        arguments = (self.workers_setup_status, self._callback_runner, self.restart_workers)
-        process = EngineProcess(inference_worker, (lit_api, "cpu", worker_id, queue, self._transport, *arguments))
+        del worker_id  # one process for each engine
+        process = EngineProcess(run_engine, (lit_api.index, lit_api.options, self.shared))
         process.start()
         return process
 
     def verify_worker_status(self) -> None:
         """Wait for an engine. LitServe's own version waits for ever for a worker that was killed while it started."""
         configure_logs(self._settings.log_level, self._settings.log_format)  # run() has just undone it
+        look_for_garbage_seldom()
         while not any(self.shared.pid(i) for i in range(self.shared.engines)):
             if self.stop_requested.is_set():
                 raise _Stopped

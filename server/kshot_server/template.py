@@ -22,12 +22,13 @@ from kshot_server.engine.executors.table import RUNTIMES
 
 __all__ = ["EngineProcess", "end_template", "start_template"]
 
-_ENGINE = ("kshot_server.worker", "kshot_server.engine.engine")
+_FIRST = "kshot_server.template_imports"
+_ENGINE = ("kshot_server.worker",)
 
 
 def start_template(runtime: str) -> None:
     """Start the template, which from now on imports what engines of this runtime need. Later calls change nothing."""
-    forkserver.set_forkserver_preload([*RUNTIMES[runtime].preload, *_ENGINE])
+    forkserver.set_forkserver_preload([_FIRST, *RUNTIMES[runtime].preload, *_ENGINE])
     _ensure_running()
 
 

@@ -106,8 +106,7 @@ def _without_autograd(
         norms = passed(None, moments)
         if _blocks(params["conv1.weight"], norms) is not cpu_blocks:
             return None
-        classifier = cpu_classifier(params, head, norms, count, shape, mean=mean)
-        return lambda inputs: classifier(inputs.movedim(1, -1))
+        return cpu_classifier(params, head, norms, count, shape, mean=mean)
 
     return pullback, descend, prepare
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shutil
 import sys
@@ -50,11 +51,13 @@ def run(arguments: argparse.Namespace) -> int:
     numbers.mkdir()
     # prometheus_client looks for this when it is imported, and engine processes inherit it.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(numbers)
+    gc.disable()  # while everything is imported; see template_imports.py
     try:
         with kernels_at_hand(os.environ):
             start_template(settings.runtime)  # first: it works while this process imports what it needs itself
             return _serve(settings, sockets)
     finally:
+        gc.enable()
         end_template()
         shutil.rmtree(folder, ignore_errors=True)
 

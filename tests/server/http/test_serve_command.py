@@ -92,8 +92,17 @@ def test_local_mode_imports_no_litserve() -> None:
     assert done.stdout == "False\n"
 
 
+def test_the_engine_imports_no_web_framework() -> None:
+    program = (
+        "import sys, kshot_server.worker, kshot_server.metrics\n"
+        "print(sorted({'litserve', 'fastapi', 'starlette', 'torch'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_the_api_process_imports_no_torch() -> None:
-    program = "import sys, kshot_server.app, kshot_server.worker\nprint('torch' in sys.modules)\n"
+    program = "import sys, kshot_server.app\nprint('torch' in sys.modules)\n"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -43,7 +43,9 @@ __all__ = [
     "address_of",
     "back",
     "forward",
+    "out_of",
     "plan_of",
+    "point_to_block",
     "point_to_gradients",
     "point_to_values",
     "run_back",
@@ -273,6 +275,18 @@ def address_of(tensor: Tensor) -> int:
 
 def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
     return [0 if tensor is None else address_of(tensor) for tensor in tensors]
+
+
+@inlined
+def point_to_block(row: Indices, filters: int, gain: int, bias: int, out: int) -> None:
+    """As `point_to_values`, for one block of which nothing else is kept, by addresses."""
+    row[_FILTERS], row[_GAIN], row[_BIAS], row[_OUT] = filters, gain, bias, out
+
+
+@inlined
+def out_of(row: Indices, n: int, stride: int, pool: bool) -> Array5:
+    """What a block has given, (1, n, height, width, channels); before it has, an array of that shape."""
+    return _out(row[_OUT], row, n, stride, pool)
 
 
 @compiled

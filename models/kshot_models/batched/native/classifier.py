@@ -1,9 +1,10 @@
-"""Blocks and a linear head for one task, with all done beforehand that images do not change.
+"""Blocks and a linear head for tasks, with all done beforehand that images do not change.
 
     logits = W blocks(images) + b     x_l = relu(pool(gain_l (w_l * x_{l-1} - mean_l) / sqrt(variance_l + e) + bias_l))
 
 A session is asked many times, often for one image: then looking up its weights takes longer than computing with them.
-What is kept are addresses; nothing is made that would live as long as the session.
+What is kept are addresses; nothing is made that would live as long as the session. Many sessions that are asked at once
+are one call: between their images there is nothing of Python.
 """
 
 from __future__ import annotations
@@ -14,16 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kshot_models.batched.native.blocks import Keep, Sizes, address_of, plan_of, point_to_values, run_forward
+from kshot_models.batched.native.blocks import (
+    Keep,
+    Sizes,
+    address_of,
+    out_of,
+    plan_of,
+    point_to_block,
+    run_forward,
+)
 from kshot_models.batched.native.descent import read_out
-from kshot_models.batched.native.jit import Array1, Array2, Array5, Table, array, carray, compiled
+from kshot_models.batched.native.jit import Array1, Array2, Array5, Indices, Table, carray, compiled, inlined
 from kshot_models.batched.native.vectors import at
 
 __all__ = ["Classifier"]
 
 _BYTES = 4
 _NOTHING = np.float32(0.0)
-_COUNTED = np.array([0, 1, 1])  # filters have addresses
+_PARAMS = 5  # of a block
 
 
 class Classifier:
@@ -54,57 +63,99 @@ class Classifier:
         epsilon: float,
         mean: bool,
     ) -> None:
-        self._params = tuple(each.contiguous() for each in params)
-        addresses = np.array([address_of(each) for each in self._params], np.int64).reshape(-1, 5)
-        self._outside = tuple(len(filters) for filters in self._params[::5])
-        outside = np.array(self._outside)
-        self._norms = np.column_stack([addresses[:, 1:], outside])  # (blocks, 5)
-        # Of each block: where its filters are, and its factor and shift, counted from the first one's factor.
-        first = 2 * _BYTES * (np.cumsum(outside) - outside)
-        self._places = np.column_stack([addresses[:, 0], first, first + _BYTES * outside])
-        self._constants = 2 * sum(self._outside)
-        self._stride, self._pool, self._epsilon, self._mean = stride, pool, np.float32(epsilon), mean
-        self._weight, self._bias = array(weight), array(bias)
+        head = weight.contiguous(), bias.contiguous()
+        self._held = (*(each.contiguous() for each in params), *head)
+        self.kind = tuple(len(filters) for filters in params[::_PARAMS]), stride, pool, epsilon, mean
+        self.way = len(bias)
+        # Where everything is: the parameters of the blocks, weight and bias of the head.
+        self.row = np.array([*(address_of(each) for each in self._held), self.way], np.int64)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """images (n, height, width, channels) -> logits (n, way)."""
-        images = images.contiguous()
-        n = len(images)
-        sizes = Sizes(images.shape, self._outside, self._stride, self._pool, Keep.NOTHING)
-        plan = plan_of(sizes)
-        values, table, by = torch.empty(plan.size), plan.table.copy(), np.empty(self._constants, np.float32)
-        _fold(self._norms, self._epsilon, by)
-        point_to_values(table, self._places + by.ctypes.data * _COUNTED, values, sizes)
-        address = address_of(images)
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """inputs (n, channels, height, width) -> logits (n, way)."""
+        return _answer([self], inputs, [len(inputs)])[0]
+
+    def together(self, others: Sequence[object], inputs: Tensor, counts: Sequence[int]) -> list[Tensor] | None:
+        """See serving.Joins."""
+        classifiers = [each for each in others if isinstance(each, Classifier) and each.kind == self.kind]
+        return _answer(classifiers, inputs, counts) if len(classifiers) == len(others) else None
+
+
+def _answer(classifiers: Sequence[Classifier], inputs: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    """Logits of each, of one kind: the first has the first counts[0] inputs, and so on."""
+    outside, stride, pool, epsilon, mean = classifiers[0].kind
+    images = inputs.movedim(1, -1).contiguous()
+    plan = plan_of(Sizes(torch.Size((1, *images.shape[1:])), outside, stride, pool, Keep.NOTHING))
+    rows = np.stack([each.row for each in classifiers])
+    sizes = [count * each.way for count, each in zip(counts, classifiers, strict=True)]
+    logits = np.empty(sum(sizes), np.float32)
+    given = rows, np.array(counts, np.int64), plan.table, address_of(images)
+    _classify(*given, images[:1].numel(), stride, pool, np.float32(epsilon), mean, logits)
+    parts = torch.split_with_sizes(torch.from_numpy(logits), sizes)
+    return [part.view(count, each.way) for part, count, each in zip(parts, counts, classifiers, strict=True)]
+
+
+@compiled
+def _classify(
+    rows: Table,
+    counts: Indices,
+    sizes: Table,
+    images: int,
+    each: int,
+    stride: int,
+    pool: bool,
+    epsilon: np.float32,
+    mean: bool,
+    logits: Array1,
+) -> None:
+    blocks, table = len(sizes), sizes.copy()
+    channels, values = 0, 0
+    for number in range(blocks):
+        shape = out_of(table[number], 1, stride, pool).shape
+        channels += shape[4]
+        values += shape[2] * shape[3] * shape[4]
+    by, memory = np.empty(2 * channels, np.float32), np.empty(counts.max() * values, np.float32)
+    first, done = images, 0
+    for item in range(len(counts)):
+        row, n = rows[item], counts[item]
+        factor, out = 0, 0
+        for number in range(blocks):
+            given = out_of(table[number], n, stride, pool)
+            shift = factor + given.shape[4]
+            end = shift + given.shape[4]
+            params = row[_PARAMS * number : _PARAMS * (number + 1)]
+            _fold(params, epsilon, by[factor:shift], by[shift:end])
+            point_to_block(
+                table[number], params[0], by[factor:].ctypes.data, by[shift:].ctypes.data, memory[out:].ctypes.data
+            )
+            factor, out = end, out + given.size
         # Of examples' shares only moments would be made.
-        run_forward(table, address, address, n, self._stride, self._pool, _NOTHING, True)
-        out = plan.out[-1]
-        last = values.numpy()[plan.places[-1, 1] :][: n * out[2] * out[3] * out[4]].reshape(out)
-        logits = np.empty((n, len(self._bias)), np.float32)
-        _score(last, self._weight, self._bias, self._mean, logits)
-        return torch.from_numpy(logits)
+        run_forward(table, first, first, n, stride, pool, _NOTHING, True)
+        way = row[_PARAMS * blocks + 2]
+        last = out_of(table[blocks - 1], n, stride, pool)
+        _score(last, row[_PARAMS * blocks :], mean, logits[done : done + n * way].reshape(n, way))
+        first += _BYTES * n * each
+        done += n * way
 
 
-@compiled
-def _fold(norms: Table, epsilon: np.float32, by: Array1) -> None:
+@inlined
+def _fold(params: Indices, epsilon: np.float32, factor: Array1, shift: Array1) -> None:
     """Normalization by given moments is a factor and a shift."""
-    first = 0
-    for number in range(len(norms)):
-        count = norms[number, 4]
-        gain, bias = carray(at(norms[number, 0]), (count,)), carray(at(norms[number, 1]), (count,))
-        mean, variance = carray(at(norms[number, 2]), (count,)), carray(at(norms[number, 3]), (count,))
-        for c in range(count):
-            factor = gain[c] / np.sqrt(variance[c] + epsilon)
-            by[first + c] = factor
-            by[first + count + c] = bias[c] - mean[c] * factor
-        first += 2 * count
+    count = len(factor)
+    gain, bias = carray(at(params[1]), (count,)), carray(at(params[2]), (count,))
+    mean, variance = carray(at(params[3]), (count,)), carray(at(params[4]), (count,))
+    for c in range(count):
+        factor[c] = gain[c] / np.sqrt(variance[c] + epsilon)
+        shift[c] = bias[c] - mean[c] * factor[c]
 
 
-@compiled
-def _score(out: Array5, weight: Array2, bias: Array1, mean: bool, logits: Array2) -> None:
-    features = np.empty((len(logits), weight.shape[1]), np.float32)
+@inlined
+def _score(out: Array5, head: Indices, mean: bool, logits: Array2) -> None:
+    """The head, of the last block's output."""
+    _, n, height, width, channels = out.shape
+    features = np.empty((n, channels if mean else channels * height * width), np.float32)
     read_out(out, mean, features)
-    for i in range(len(logits)):
+    weight, bias = carray(at(head[0]), (logits.shape[1], features.shape[1])), carray(at(head[1]), (logits.shape[1],))
+    for i in range(n):
         for k in range(len(bias)):
             total = np.float32(0.0)
             for j in range(weight.shape[1]):

@@ -21,7 +21,7 @@ from torch import Tensor
 from kshot_models.costs import measure_costs
 from kshot_models.load import LoadedLearner, normalise_by
 from kshot_models.manifest import InputSpec, Limits
-from kshot_models.serving import prepared, serving
+from kshot_models.serving import predict_each, prepared, serving
 from kshot_models.tree import meta_map
 from kshot_models.types import Examples, Params, Predictor
 from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
@@ -107,8 +107,9 @@ class CpuExecutor:
     @serving()
     def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
         """See Executor."""
-        logits = [_predict(model, queries)[:, : queries.weights.way] for queries in batch]
-        return probabilities_of_each(logits, model.manifest.calibration.temperature)
+        logits = [each for part in _parts(batch) for each in _predict(model, part)]
+        own = [each[:, : queries.weights.way] for each, queries in zip(logits, batch, strict=True)]
+        return probabilities_of_each(own, model.manifest.calibration.temperature)
 
 
 def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
@@ -125,17 +126,31 @@ def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
     return AdaptedWeights(ready, support.way, None, memory.nbytes)
 
 
-def _predict(model: ServedModel, queries: Queries) -> NDArray[np.float32]:
-    predictor = cast("Ready", queries.weights.values).predictor
-    # Only transductive norms look from one row to another; the others' lists are cut to bound the memory.
-    at_once = len(queries.inputs) if model.manifest.learner.norm == "transductive" else _QUERIES_AT_ONCE
-    logits = [predictor(_to_inputs(chunk, model.manifest.input)) for chunk in _chunks(queries.inputs, at_once)]
-    found: NDArray[np.float32] = (logits[0] if len(logits) == 1 else torch.cat(logits)).numpy()
-    return found
+def _parts(batch: Sequence[Queries]) -> list[list[Queries]]:
+    """The batch in parts of bounded size, or of one task."""
+    parts: list[list[Queries]] = []
+    size = _QUERIES_AT_ONCE
+    for queries in batch:
+        size += len(queries.inputs)
+        if size > _QUERIES_AT_ONCE:
+            parts.append([])
+            size = len(queries.inputs)
+        parts[-1].append(queries)
+    return parts
 
 
-def _chunks(inputs: NDArray[np.uint8], at_once: int) -> list[NDArray[np.uint8]]:
-    return [inputs[start : start + at_once] for start in range(0, len(inputs), at_once)]
+def _predict(model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32]]:
+    """Logits of each task."""
+    predictors = [cast("Ready", queries.weights.values).predictor for queries in batch]
+    pixels = [queries.inputs for queries in batch]
+    spec = model.manifest.input
+    if len(batch) == 1 and len(pixels[0]) > _QUERIES_AT_ONCE and model.manifest.learner.norm != "transductive":
+        # Only transductive norms look from one row to another; the others' lists are cut to bound the memory.
+        starts = range(0, len(pixels[0]), _QUERIES_AT_ONCE)
+        chunks = [predictors[0](_to_inputs(pixels[0][i : i + _QUERIES_AT_ONCE], spec)) for i in starts]
+        return [torch.cat(chunks).numpy()]
+    inputs = _to_inputs(pixels[0] if len(pixels) == 1 else np.concatenate(pixels), spec)
+    return [logits.numpy() for logits in predict_each(predictors, inputs, [len(each) for each in pixels])]
 
 
 def _to_inputs(pixels: NDArray[np.uint8], spec: InputSpec) -> Tensor:
