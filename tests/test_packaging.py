@@ -71,8 +71,16 @@ def test_exported_names_exist_and_are_documented(name: str) -> None:
 
 def test_client_namespace_is_its_exported_names() -> None:
     kshot = importlib.import_module("kshot")
-    public = {name for name, value in vars(kshot).items() if not name.startswith("_") and not inspect.ismodule(value)}
-    assert public - {"annotations"} == {name for name in kshot.__all__ if name != "__version__"}
+    public = {
+        name for name in dir(kshot) if not name.startswith("_") and not inspect.ismodule(getattr(kshot, name))
+    } - {"TYPE_CHECKING"}
+    assert public == {name for name in kshot.__all__ if name != "__version__"}
+    with pytest.raises(AttributeError, match="no attribute 'Cleint'"):
+        _ = kshot.Cleint
+
+
+def test_the_command_waits_for_no_client() -> None:
+    assert not {"httpx", "numpy", "PIL"} & _loaded_after("import kshot._cli")
 
 
 def test_version_is_the_same_everywhere() -> None:

@@ -112,10 +112,10 @@ def predict_each(predictors: Sequence[Predictor], inputs: Tensor, counts: Sequen
         inputs: (sum of counts, *x): the first counts[0] are for the first predictor, and so on.
         counts: at least one each.
     """
-    first = predictors[0]
+    first: object = predictors[0]  # a function is no Joins, thinks mypy
     if isinstance(first, Joins) and (found := first.together(predictors, inputs, counts)) is not None:
         return found
-    return [predict(part) for predict, part in zip(predictors, inputs.split(list(counts)), strict=True)]
+    return [predict(part) for predict, part in zip(predictors, inputs.split_with_sizes(list(counts)), strict=True)]
 
 
 def inner_gradient(

@@ -26,7 +26,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -46,7 +45,7 @@ from kshot_server.orphans import forked_children_end_with
 from kshot_server.sessions.stores.base import SessionStore
 from kshot_server.settings import Settings
 from kshot_server.shared_state import Phase, SharedState
-from kshot_server.template import EngineProcess
+from kshot_server.template import EngineProcess, FirstEngines
 from kshot_server.worker import EngineOptions, run_engine
 
 __all__ = ["KEEP_ALIVE_SECONDS", "StartFailed", "serve"]
@@ -57,6 +56,7 @@ KEEP_ALIVE_SECONDS = 10
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.1
+_START_POLL_SECONDS = 0.01
 _GRACE_SECONDS = 5  # beyond the longest request, for an API process to end
 
 
@@ -71,11 +71,13 @@ class _Stopped(Exception):  # noqa: N818 - a signal came while the server was st
 class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
     """LitServe's server with our routes, our life cycle and none of its own endpoints."""
 
+    app: Any  # LitServe's FastAPI application; what stands before it while processes are made that serve it
+
     def __init__(
         self,
         settings: Settings,
-        sockets: Path,
-        devices: Sequence[str],
+        options: Sequence[EngineOptions],
+        shared: SharedState,
         models: ModelRepository,
         keys: ApiKeys,
         store: SessionStore,
@@ -84,16 +86,16 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
 
         self._settings = settings
         self._store = store
-        self.shared = SharedState(len(devices))
+        self.shared = shared
         self.stop_requested = threading.Event()
         self.crashed = False
         self._fleet = Fleet(
-            lambda index, pid: Channel.open(socket_path(sockets, index, pid)),
+            lambda index, pid: Channel.open(socket_path(options[index].sockets, index, pid)),
             self.shared,
             on_death=self._on_engine_death,
         )
         super().__init__(
-            [EngineAPI(index, _options(settings, sockets, device)) for index, device in enumerate(devices)],
+            [EngineAPI(index, own) for index, own in enumerate(options)],
             # The engines choose their devices themselves; told of CUDA, LitServe would look for it in this process.
             accelerator="cpu",
             timeout=False,
@@ -141,12 +143,16 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
 
     # -- the main process: each overrides a step of LitServer.run ------------------------------------------------------
 
+    def take(self, engines: list[EngineProcess]) -> None:
+        """Take over the engines that have been started."""
+        self._engines = engines
+
     def launch_inference_worker(self, lit_api: EngineAPI) -> list[EngineProcess]:
-        """Start the one process of an engine."""
-        return [self.launch_single_inference_worker(lit_api, 0)]
+        """The one process of an engine, which has been started."""
+        return [self._engines[lit_api.index]]
 
     def launch_single_inference_worker(self, lit_api: EngineAPI, worker_id: int) -> EngineProcess:
-        """Start it, for the first time or again. LitServe's own version imports everything anew, torch included."""
+        """Start it again. LitServe's own version imports everything anew, torch included."""
         del worker_id  # one process for each engine
         process = EngineProcess(run_engine, (lit_api.index, lit_api.options, self.shared))
         process.start()
@@ -161,7 +167,7 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
                 raise _Stopped
             if not any(worker.is_alive() for worker in self.inference_workers):
                 raise StartFailed("no engine could start; its messages are above")
-            time.sleep(_POLL_SECONDS / 2)
+            time.sleep(_START_POLL_SECONDS)
 
     def _start_server(self, *args: Any, **kwargs: Any) -> dict[int, multiprocessing.Process]:
         app, self.app = self.app, self._mounted.entrance  # uvicorn's application: FastAPI's is behind that one
@@ -198,26 +204,12 @@ class _Server(LitServer):  # type: ignore[misc] # LitServe is untyped
         super()._perform_graceful_shutdown(manager, uvicorn_workers, shutdown_reason)
 
 
-def _options(settings: Settings, sockets: Path, device: str) -> EngineOptions:
-    return EngineOptions(
-        sockets=sockets,
-        folders=settings.models,
-        allow_transductive=settings.allow_transductive,
-        device=device,
-        runtime=settings.runtime,
-        cache_bytes=settings.cache_bytes,
-        max_wait_ms=settings.max_wait_ms,
-        max_pending=settings.max_inflight * settings.api_servers * 2,
-        log_level=settings.log_level,
-        log_format=settings.log_format,
-    )
-
-
 def serve(
     settings: Settings,
     *,
-    sockets: Path,
-    devices: Sequence[str],
+    engines: FirstEngines,
+    options: Sequence[EngineOptions],
+    shared: SharedState,
     models: ModelRepository,
     keys: ApiKeys,
     store: SessionStore,
@@ -226,8 +218,9 @@ def serve(
 
     Args:
         settings: all of them.
-        sockets: a folder of this user alone, where engines are connected to.
-        devices: of the engines, one each.
+        engines: the first of them, which are being started.
+        options: of the engines, one each.
+        shared: what they see too.
         models: what is served.
         keys: who may ask.
         store: where sessions live.
@@ -240,7 +233,7 @@ def serve(
     """
     _check_port(settings.host, settings.port)
     configure_logs(settings.log_level, settings.log_format)
-    server = _Server(settings, sockets, devices, models, keys, store)
+    server = _Server(settings, options, shared, models, keys, store)
     main = os.getpid()
     forked_children_end_with(main)
 
@@ -252,6 +245,7 @@ def serve(
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     try:
+        server.take(engines.processes())
         server.run(
             host=settings.host,
             port=settings.port,

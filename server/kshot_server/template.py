@@ -13,14 +13,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from kshot_server.engine.executors.table import RUNTIMES
 
-__all__ = ["EngineProcess", "end_template", "start_template"]
+__all__ = ["EngineProcess", "FirstEngines", "end_template", "start_template"]
 
 _FIRST = "kshot_server.template_imports"
 _ENGINE = ("kshot_server.worker",)
@@ -30,6 +31,41 @@ def start_template(runtime: str) -> None:
     """Start the template, which from now on imports what engines of this runtime need. Later calls change nothing."""
     forkserver.set_forkserver_preload([_FIRST, *RUNTIMES[runtime].preload, *_ENGINE])
     _ensure_running()
+
+
+class FirstEngines:
+    """The engines that a server starts with, forked by a thread as soon as the template can.
+
+    The main process goes on in the meantime, but must not fork before it has asked for them: a fork that meets the
+    thread at work would copy what it is in the middle of.
+
+    Args:
+        starts: what to run in each, and with which arguments.
+    """
+
+    def __init__(self, starts: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
+        self._processes = [EngineProcess(*start) for start in starts]
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._start, name="first-engines")
+        self._thread.start()
+
+    def processes(self) -> list[EngineProcess]:
+        """The processes, once all have been started.
+
+        Raises:
+            OSError, EOFError: the template has ended.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._processes
+
+    def _start(self) -> None:
+        try:
+            for process in self._processes:
+                process.start()
+        except Exception as error:  # noqa: BLE001 - it is for who asks
+            self._error = error
 
 
 def end_template() -> None:

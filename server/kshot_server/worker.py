@@ -23,6 +23,7 @@ from kshot_server.garbage import look_for_garbage_seldom
 from kshot_server.logs import configure_logs
 from kshot_server.message_handler import MessageHandler
 from kshot_server.orphans import end_with_parent, end_with_process
+from kshot_server.settings import Settings
 from kshot_server.shared_state import Phase, SharedState
 
 __all__ = ["EngineOptions", "run_engine"]
@@ -45,6 +46,22 @@ class EngineOptions:
     max_pending: int
     log_level: str
     log_format: str
+
+    @staticmethod
+    def of(settings: Settings, sockets: Path, device: str) -> EngineOptions:
+        """Those of the engine on a device, which is connected to in the folder `sockets`."""
+        return EngineOptions(
+            sockets=sockets,
+            folders=settings.models,
+            allow_transductive=settings.allow_transductive,
+            device=device,
+            runtime=settings.runtime,
+            cache_bytes=settings.cache_bytes,
+            max_wait_ms=settings.max_wait_ms,
+            max_pending=settings.max_inflight * settings.api_servers * 2,
+            log_level=settings.log_level,
+            log_format=settings.log_format,
+        )
 
 
 def run_engine(index: int, options: EngineOptions, shared: SharedState) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from kshot_models.batched.native import classifier
 from kshot_models.batched.native.classifier import Classifier
 from kshot_models.batched.native.descent import descend
 from kshot_models.inner.transformation import Objective
@@ -17,6 +18,7 @@ from kshot_models.networks import cpu_blocks
 from kshot_models.serving import (
     inner_gradient,
     plain_autograd,
+    predict_each,
     prepared,
     serving,
     transformable,
@@ -65,9 +67,9 @@ def test_who_is_prepared_answers_the_same(
     support.weights[-1] = 0  # padding, and a fourth class that nobody has
     calls = []
 
-    def counted(classifier: Classifier, images: Tensor) -> Tensor:
+    def counted(asked: Classifier, images: Tensor) -> Tensor:
         calls.append(len(images))
-        return ask(classifier, images)
+        return ask(asked, images)
 
     ask = Classifier.__call__
     monkeypatch.setattr(Classifier, "__call__", counted)
@@ -83,6 +85,34 @@ def test_who_is_prepared_answers_the_same(
     # In single precision, Conv4 and a linear head are one function that refers to the weights.
     linear = not name.startswith(("matching", "snail"))
     assert bool(calls) == (linear and network not in {"mlp", "resnet12"} and norm in {"support", "per_step"})
+
+
+@pytest.mark.parametrize("network", ["max_pool", "stride"])
+def test_many_tasks_are_answered_in_one_call_as_each_alone(
+    network: str, make_examples: Callable[..., Examples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, meta = make_learner("proto-sgd", network, "support")
+    meta = meta_map(Tensor.float, meta)
+    calls = []
+
+    def counted(classifiers: Any, *arguments: Any) -> Any:
+        calls.append(len(classifiers))
+        return answer(classifiers, *arguments)
+
+    answer = classifier._answer
+    monkeypatch.setattr(classifier, "_answer", counted)
+    inputs, counts = torch.cat([in_single(make_examples(seed=seed)).inputs for seed in (8, 9)])[:6], [1, 3, 2]
+    with serving():
+        tasks = [learner.adapt(meta, in_single(make_examples(seed=seed)), way=3) for seed in range(3)]
+        predictors = [prepared(learner, meta, task) for task in tasks]
+        together = predict_each(predictors, inputs, counts)
+        assert calls == [3]
+        others = [*predictors[:2], lambda some: learner.predict(meta, tasks[2], some)]  # which is of another kind
+        one_by_one = predict_each(others, inputs, counts)
+        for task, part, found, alone in zip(tasks, inputs.split(counts), together, one_by_one, strict=True):
+            expected = learner.predict(meta, task, part).softmax(-1)
+            torch.testing.assert_close(found.softmax(-1), expected, rtol=0, atol=1e-5)
+            torch.testing.assert_close(alone.softmax(-1), expected, rtol=0, atol=1e-5)
 
 
 SHORT = [

@@ -15,7 +15,7 @@ from kshot_server.devices import choose_runtime
 from kshot_server.engine.executors.table import RUNTIMES
 from kshot_server.kernels import kernels_at_hand
 from kshot_server.settings import SettingError, Settings, add_flags, read_settings
-from kshot_server.template import end_template, start_template
+from kshot_server.template import FirstEngines, end_template, start_template
 
 __all__ = ["EXTRA", "HELP", "configure", "run"]
 
@@ -65,12 +65,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _serve(settings: Settings, sockets: Path) -> int:
     # Here and not above: `kshot --help` shall not wait for a web framework.
     from kshot_models.artifact import zoo_folder  # noqa: PLC0415 - see the line above
-    from kshot_server.app import StartFailed, serve  # noqa: PLC0415 - as above
     from kshot_server.auth import load_api_keys  # noqa: PLC0415 - as above
     from kshot_server.devices import devices_of  # noqa: PLC0415 - as above
     from kshot_server.engine.repository import ModelRepository  # noqa: PLC0415 - as above
     from kshot_server.sessions.errors import StoreNotUsable  # noqa: PLC0415 - as above
     from kshot_server.sessions.stores.table import open_store  # noqa: PLC0415 - as above
+    from kshot_server.shared_state import SharedState  # noqa: PLC0415 - as above
+    from kshot_server.worker import EngineOptions, run_engine  # noqa: PLC0415 - as above
 
     settings = replace(settings, models=settings.models or (zoo_folder(),))
     try:
@@ -88,8 +89,14 @@ def _serve(settings: Settings, sockets: Path) -> int:
         return _refuse(_no_models(settings, models), 1)
     names = ", ".join(f"{entry.name}@{entry.version}" for entry in models.list())
     sys.stderr.write(f"kshot serves {names} at http://{settings.host}:{settings.port} (Ctrl-C ends it)\n")
+    options = [EngineOptions.of(settings, sockets, device) for device in devices]
+    shared = SharedState(len(devices))
+    engines = FirstEngines([(run_engine, (index, own, shared)) for index, own in enumerate(options)])
+    # Only now: while this process imports a web framework, the engines load their models.
+    from kshot_server.app import StartFailed, serve  # noqa: PLC0415 - as it says
+
     try:
-        return serve(settings, sockets=sockets, devices=devices, models=models, keys=keys, store=store)
+        return serve(settings, engines=engines, options=options, shared=shared, models=models, keys=keys, store=store)
     except StartFailed as error:
         return _refuse(str(error), 1)
 

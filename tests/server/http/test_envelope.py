@@ -88,6 +88,12 @@ def test_logs_are_json_with_the_request_id(capsys: pytest.CaptureFixture[str], m
         configure_logs("info", "text")
         logging.getLogger("x").warning("plain %d", 5, extra={"a": 1})
         assert capsys.readouterr().err.rstrip().endswith("warning plain 5 a=1")
+        configure_logs("info", "json")
+        odd = logging.makeLogRecord({"msg": "half a pair \udcff", "path": Path("a/b"), "number": float("inf")})
+        told = json.loads(root.handlers[0].format(odd))
+        assert (told["message"], told["path"], told["number"]) == ("half a pair \udcff", "a/b", float("inf"))
+        whole = json.loads(root.handlers[0].format(logging.makeLogRecord({"msg": "é", "path": Path("a/b")})))
+        assert (whole["message"], whole["path"]) == ("é", "a/b")
     finally:
         root.handlers[:] = before[0]
         root.setLevel(before[1])
