@@ -19,17 +19,17 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
+from kshot_server import template_imports
 from kshot_server.engine.executors.table import RUNTIMES
 
 __all__ = ["EngineProcess", "FirstEngines", "end_template", "start_template"]
 
-_FIRST = "kshot_server.template_imports"
 _ENGINE = ("kshot_server.worker",)
 
 
 def start_template(runtime: str) -> None:
     """Start the template, which from now on imports what engines of this runtime need. Later calls change nothing."""
-    forkserver.set_forkserver_preload([_FIRST, *RUNTIMES[runtime].preload, *_ENGINE])
+    forkserver.set_forkserver_preload([template_imports.__name__, *RUNTIMES[runtime].preload, *_ENGINE])
     _ensure_running()
 
 
@@ -99,7 +99,9 @@ def _ensure_running() -> None:
     # A signal to the whole process group must not take the template, and the engines with it, before requests are
     # drained. A process starts with the signal mask of the thread that starts it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    os.environ[template_imports.IN_TEMPLATE] = "1"
     try:
         forkserver.ensure_running()
     finally:
+        del os.environ[template_imports.IN_TEMPLATE]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
