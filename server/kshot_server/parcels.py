@@ -7,7 +7,6 @@ header's length (4 bytes)  header: JSON, an entry for each message  arrays, one 
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+from pydantic_core import from_json, to_json
 
 from kshot_server.engine.requests import (
     Adapted,
@@ -41,7 +41,7 @@ def pack(numbered: Sequence[tuple[int, Message | Reply]]) -> bytes:
         [number, type(message).__name__, *_KINDS[type(message).__name__][0](message, arrays)]
         for number, message in numbered
     ]
-    header = json.dumps(entries, separators=(",", ":")).encode()
+    header = to_json(entries)
     return b"".join([_HEADER_LENGTH.pack(len(header)), header, *(array.tobytes() for array in arrays)])
 
 
@@ -55,7 +55,7 @@ def unpack(parcel: bytearray) -> list[tuple[int, Any]]:
         (length,) = _HEADER_LENGTH.unpack_from(parcel)
         start = _HEADER_LENGTH.size + length
         arrays = _Reader(parcel, start)
-        entries = json.loads(parcel[_HEADER_LENGTH.size : start])
+        entries = from_json(parcel[_HEADER_LENGTH.size : start])
         return [(number, _KINDS[kind][1](arrays, *fields)) for number, kind, *fields in entries]
     except (KeyError, TypeError, struct.error) as error:
         raise ValueError(f"no parcel: {error!r}") from error
