@@ -30,6 +30,7 @@ __all__ = [
     "being_transformed",
     "inner_gradient",
     "kept_briefly",
+    "only_mapped",
     "plain_autograd",
     "predict_each",
     "prepared",
@@ -75,6 +76,14 @@ def being_transformed() -> bool:
     """Whether a transform of torch.func is at work on what this thread computes."""
     active: bool = torch._C._are_functorch_transforms_active()  # noqa: SLF001 - torch has no other name for it
     return active
+
+
+def only_mapped() -> bool:
+    """Whether the transforms of torch.func that are at work, if any, are vmap alone."""
+    if not being_transformed():
+        return True
+    levels = torch._C._functorch.get_interpreter_stack() or []  # noqa: SLF001 - torch has no other name for it
+    return all(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)  # noqa: SLF001 - likewise
 
 
 @runtime_checkable

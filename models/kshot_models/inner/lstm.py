@@ -61,7 +61,8 @@ def lstm(*, hidden: tuple[int, ...] = (20, 20), p: float = 10.0, scale: float = 
     def bind(phi: Params) -> GradientTransformation:
         def start(params: Params) -> LSTMState:
             some, count = next(iter(params.values())), count_coordinates(params)
-            zeros = tuple(some.new_zeros(units, count) for units in hidden)
+            # One 0, expanded: it takes no memory, and the first step need not multiply by it.
+            zeros = tuple(some.new_zeros(()).expand(units, count) for units in hidden)
             return LSTMState(zeros, zeros)
 
         def update(

@@ -1,13 +1,18 @@
-"""An LSTM cell from primitives (Hochreiter and Schmidhuber, 1997): fused ones have no second derivative and no vmap."""
+"""An LSTM cell (Hochreiter and Schmidhuber, 1997) for very many cases that share its weights.
+
+On a CPU in single precision one kernel computes it (fused_lstm_cell.py); elsewhere, and under the transforms of
+torch.func other than vmap, primitives do, which have all derivatives.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from kshot_models.inner.fused_lstm_cell import fits, from_primitives, fused_lstm_cell
 from kshot_models.types import Params
 
-__all__ = ["init_lstm_cell", "lstm_cell", "through_gates"]
+__all__ = ["init_lstm_cell", "lstm_cell"]
 
 
 def init_lstm_cell(
@@ -50,20 +55,5 @@ def lstm_cell(weights: Params, inputs: Tensor, hidden: Tensor, cell: Tensor) -> 
     Returns:
         h' and c', (hidden, n) each.
     """
-    gates = weights["weight_input"] @ inputs + weights["weight_hidden"] @ hidden + weights["bias"][:, None]
-    return through_gates(gates, cell)
-
-
-def through_gates(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """The step from what the gates are before their sigmoids, for who has computed these in another way.
-
-    Args:
-        gates: (..., 4 hidden, n), the four blocks in the order of the weights.
-        cell: (..., hidden, n).
-
-    Returns:
-        h' and c', (..., hidden, n) each.
-    """
-    i, f, g, o = gates.chunk(4, dim=-2)
-    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-    return o.sigmoid() * cell.tanh(), cell
+    tensors = weights["weight_input"], weights["weight_hidden"], weights["bias"], inputs, hidden, cell
+    return (fused_lstm_cell if fits(*tensors) else from_primitives)(*tensors)

@@ -76,7 +76,8 @@ def meta_learner_lstm(
     def bind(phi: Params) -> GradientTransformation:
         def start(params: Params) -> MetaLearnerLSTMState:
             some, count = next(iter(params.values())), sum(_count(leaf, gates) for leaf in params.values())
-            zeros, closed = some.new_zeros(hidden, count), some.new_zeros(count)
+            # One 0, expanded: it takes no memory, and the first step need not multiply by it.
+            zeros, closed = some.new_zeros(()).expand(hidden, count), some.new_zeros(count)
             return MetaLearnerLSTMState(zeros, zeros, closed, closed)
 
         def update(
@@ -92,8 +93,7 @@ def meta_learner_lstm(
             seen = log_and_sign(loss, p)[:, None].expand(2, len(gradient))
             signal = torch.cat([seen, log_and_sign(gradient, p)])
             h, cell = lstm_cell(under("lstm.", phi), signal, state.hidden, state.cell)
-            f = _gate(under("forget.", phi), h, theta, state.forget)
-            i = _gate(under("input.", phi), h, theta, state.input)
+            f, i = _gates(phi, h, theta, state)
             # theta' - theta, with 1 - sigmoid(f) = sigmoid(-f): a gate that is all but open keeps its digits.
             lost, taken = (_spread(gate, grads, gates) for gate in (torch.sigmoid(-f), torch.sigmoid(i)))
             updates = {name: -lost[name] * params[name] - taken[name] * grad for name, grad in grads.items()}
@@ -119,9 +119,15 @@ def _fresh_rule(
     }
 
 
-def _gate(gate: Params, h: Tensor, theta: Tensor, before: Tensor) -> Tensor:
-    """What a gate is before the sigmoid, (gates,), of h (hidden, gates) and what it was the step before."""
-    return gate["weight"] @ torch.cat([h, theta[None], before[None]]) + gate["bias"]
+def _gates(phi: Params, h: Tensor, theta: Tensor, state: MetaLearnerLSTMState) -> tuple[Tensor, Tensor]:
+    """f~ and i~, (gates,) each, of h (hidden, gates), theta (gates,) and what they were the step before."""
+    weights = torch.stack([phi["forget.weight"], phi["input.weight"]])  # (2, hidden + 2)
+    bias = torch.stack([phi["forget.bias"], phi["input.bias"]])
+    before = torch.stack([state.forget, state.input])
+    units = len(h)
+    both = weights[:, :units] @ h + weights[:, units, None] * theta + weights[:, units + 1, None] * before
+    f, i = (both + bias[:, None]).unbind()
+    return f, i
 
 
 def _count(leaf: Tensor, sharing: Sharing) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kshot_models.inner.lstm_cell import through_gates
+from kshot_models.inner.fused_lstm_cell import through_gates
 
 __all__ = ["lstm_recurrence"]
 

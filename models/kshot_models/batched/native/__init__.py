@@ -3,6 +3,7 @@
 from kshot_models.batched.native import blocks, classifier, descent
 from kshot_models.batched.native.convolution import convolve, gradients, input_gradient, weight_gradient
 from kshot_models.batched.native.head import linear_cross_entropy
+from kshot_models.batched.native.lstm import lstm_step, lstm_step_gradient
 from kshot_models.batched.native.normalization import normalize, normalize_gradient, normalize_second_gradient
 from kshot_models.batched.native.scaling import scale, scale_gradient
 
@@ -14,6 +15,8 @@ __all__ = [
     "gradients",
     "input_gradient",
     "linear_cross_entropy",
+    "lstm_step",
+    "lstm_step_gradient",
     "normalize",
     "normalize_gradient",
     "normalize_second_gradient",

@@ -1,7 +1,7 @@
 """What compilers are not led to by loops, written in LLVM's own language: a tile of a matrix product, and transforms.
 
-Both are straight-line code on vectors of eight numbers, which a processor with shorter ones takes in pieces. Kernels
-call them with addresses; distances between rows and columns are counted in numbers, not in bytes.
+Both are straight-line code on vectors (instructions.py). Kernels call them with addresses; distances between rows and
+columns are counted in numbers, not in bytes.
 """
 
 # Numba and llvmlite have few types.
@@ -9,24 +9,26 @@ call them with addresses; distances between rows and columns are counted in numb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, cast
+from collections.abc import Callable
+from typing import Any, cast
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["WIDTH", "Stages", "at", "copy_vector", "product_tile", "transform", "transposed", "turn_block"]
+from kshot_models.batched.native.instructions import (
+    ADDRESS,
+    LANES,
+    NUMBER,
+    VECTOR,
+    WIDTH,
+    Code,
+    Stages,
+    constant,
+    places,
+)
 
-WIDTH = 8  # numbers of a vector
-Stages: TypeAlias = tuple[tuple[tuple[float, ...], ...], ...]
-"""A matrix as a product of sparse ones, the first to be applied first."""
-
-_NUMBER = ir.FloatType()
-_VECTOR = ir.VectorType(_NUMBER, WIDTH)
-_ADDRESS = ir.IntType(64)
-_LANES = ir.VectorType(ir.IntType(32), WIDTH)
-_BYTES = 4
+__all__ = ["at", "copy_vector", "product_tile", "transform", "transposed", "turn_block"]
 
 
 def product_tile(rows: int, columns: int) -> Callable[..., None]:
@@ -53,23 +55,23 @@ def product_tile(rows: int, columns: int) -> Callable[..., None]:
         def generate(context, builder, signature, arguments):
             del signature
             a, a_down, a_across, b, b_down, c, c_down, inner, there, wide, adding = arguments
-            code = _Code(builder, wide if columns == WIDTH else None)
-            last = builder.sub(there, _count(1))
-            row = [builder.select(builder.icmp_signed("<", _count(r), last), _count(r), last) for r in range(rows)]
+            code = Code(builder, wide if columns == WIDTH else None)
+            last = builder.sub(there, places(1))
+            row = [builder.select(builder.icmp_signed("<", places(r), last), places(r), last) for r in range(rows)]
             starts = [code.moved(a, builder.mul(at, a_down)) for at in row]
             ends = [code.moved(c, builder.mul(at, c_down)) for at in row]
-            sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in vectors] for _ in row]
+            sums = [[cgutils.alloca_once(builder, VECTOR) for _ in vectors] for _ in row]
             with builder.if_else(adding) as (more, fresh):
                 with more:
                     for end, of_row in zip(ends, sums, strict=True):
                         for v, total in zip(vectors, of_row, strict=True):
-                            builder.store(code.load(code.moved(end, _count(v))), total)
+                            builder.store(code.load(code.moved(end, places(v))), total)
                 with fresh:
                     for total in (total for of_row in sums for total in of_row):
-                        builder.store(_all(0), total)
-            with cgutils.for_range(builder, inner, intp=_ADDRESS) as loop:
+                        builder.store(constant(0), total)
+            with cgutils.for_range(builder, inner, intp=ADDRESS) as loop:
                 right_row = code.moved(b, builder.mul(loop.index, b_down))
-                right = [code.load(code.moved(right_row, _count(v))) for v in vectors]
+                right = [code.load(code.moved(right_row, places(v))) for v in vectors]
                 column = builder.mul(loop.index, a_across)
                 for start, of_row in zip(starts, sums, strict=True):
                     left = code.spread(code.moved(start, column))
@@ -77,7 +79,7 @@ def product_tile(rows: int, columns: int) -> Callable[..., None]:
                         builder.store(code.fused(left, value, builder.load(total)), total)
             for end, of_row in zip(ends, sums, strict=True):
                 for v, total in zip(vectors, of_row, strict=True):
-                    code.store(builder.load(total), code.moved(end, _count(v)))
+                    code.store(builder.load(total), code.moved(end, places(v)))
             return context.get_dummy_value()
 
         return types.void(*[types.intp] * 10, types.boolean), generate
@@ -113,21 +115,21 @@ def transform(
         def generate(context, builder, signature, arguments):
             del signature
             x, x_down, x_across, y, y_down, y_across, top, bottom, left, right, channels = arguments
-            code = _Code(builder)
-            nothing = builder.ptrtoint(cgutils.alloca_once_value(builder, _all(0)), _ADDRESS)
-            nowhere = builder.ptrtoint(cgutils.alloca_once(builder, _VECTOR), _ADDRESS)
+            code = Code(builder)
+            nothing = builder.ptrtoint(cgutils.alloca_once_value(builder, constant(0)), ADDRESS)
+            nowhere = builder.ptrtoint(cgutils.alloca_once(builder, VECTOR), ADDRESS)
             rows = [code.between(at, top, bottom) for at in range(max(wide, tall))]
             columns = [code.between(at, left, right) for at in range(max(wide, tall))]
 
             def place(start, down, across, row, column):
                 return code.moved(
-                    start, builder.add(builder.mul(_count(row), down), builder.mul(_count(column), across))
+                    start, builder.add(builder.mul(places(row), down), builder.mul(places(column), across))
                 )
 
             def inside(row, column, address, other):
                 return builder.select(builder.and_(rows[row], columns[column]), address, other)
 
-            with cgutils.for_range_slice(builder, _count(0), channels, _count(WIDTH), intp=_ADDRESS) as (channel, _):
+            with cgutils.for_range_slice(builder, places(0), channels, places(WIDTH), intp=ADDRESS) as (channel, _):
                 half = []
                 for column in range(wide):
                     values = []
@@ -154,7 +156,7 @@ def _at(context, address):
 
     def generate(context, builder, signature, arguments):
         del context, signature
-        return builder.inttoptr(arguments[0], _NUMBER.as_pointer())
+        return builder.inttoptr(arguments[0], NUMBER.as_pointer())
 
     return types.CPointer(types.float32)(types.intp), generate
 
@@ -166,7 +168,7 @@ def _copy_vector(context, source, into):
     def generate(context, builder, signature, arguments):
         del signature
         source, into = arguments
-        code = _Code(builder)
+        code = Code(builder)
         code.store(code.load(source), into)
         return context.get_dummy_value()
 
@@ -180,19 +182,19 @@ def _turn_block(context, source, source_down, into, into_down):
     def generate(context, builder, signature, arguments):
         del signature
         source, source_down, into, into_down = arguments
-        code = _Code(builder)
-        rows = [code.load(code.moved(source, builder.mul(_count(r), source_down))) for r in range(WIDTH)]
+        code = Code(builder)
+        rows = [code.load(code.moved(source, builder.mul(places(r), source_down))) for r in range(WIDTH)]
         step = 1
         while step < WIDTH:  # change places between rows that lie a step apart, in blocks of such a size
             upper = [lane if not lane & step else WIDTH + lane - step for lane in range(WIDTH)]
             lower = [lane + step if not lane & step else WIDTH + lane for lane in range(WIDTH)]
             for r in (r for r in range(WIDTH) if not r & step):
                 one, other = rows[r], rows[r + step]
-                rows[r] = builder.shuffle_vector(one, other, ir.Constant(_LANES, upper))
-                rows[r + step] = builder.shuffle_vector(one, other, ir.Constant(_LANES, lower))
+                rows[r] = builder.shuffle_vector(one, other, ir.Constant(LANES, upper))
+                rows[r + step] = builder.shuffle_vector(one, other, ir.Constant(LANES, lower))
             step *= 2
         for r, row in enumerate(rows):
-            code.store(row, code.moved(into, builder.mul(_count(r), into_down)))
+            code.store(row, code.moved(into, builder.mul(places(r), into_down)))
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 4), generate
@@ -212,84 +214,3 @@ turn_block = cast("Callable[[int, int, int, int], None]", _turn_block)
 def transposed(stages: Stages) -> Stages:
     """M'."""
     return tuple(tuple(zip(*stage, strict=True)) for stage in reversed(stages))
-
-
-class _Code:
-    """Instructions on vectors; with `wide` they are masked: only so many numbers are read and written."""
-
-    def __init__(self, builder: Any, wide: Any = None) -> None:
-        self._builder = builder
-        self._mask = None
-        if wide is not None:
-            count = self._repeated(builder.trunc(wide, _LANES.element), _LANES)
-            self._mask = builder.icmp_signed("<", ir.Constant(_LANES, list(range(WIDTH))), count)
-
-    def moved(self, address: Any, numbers: Any) -> Any:
-        """An address so many numbers on."""
-        return self._builder.add(address, self._builder.mul(numbers, _count(_BYTES)))
-
-    def between(self, place: int, first: Any, end: Any) -> Any:
-        """first <= place < end."""
-        build = self._builder
-        return build.and_(build.icmp_signed("<=", first, _count(place)), build.icmp_signed("<", _count(place), end))
-
-    def load(self, address: Any) -> Any:
-        """A vector."""
-        pointer = self._builder.inttoptr(address, _VECTOR.as_pointer())
-        if self._mask is None:
-            loaded = self._builder.load(pointer)
-            loaded.align = _BYTES
-            return loaded
-        load = self._known("masked.load", _VECTOR, pointer.type, _LANES.element, self._mask.type, _VECTOR)
-        return self._builder.call(load, [pointer, ir.Constant(_LANES.element, _BYTES), self._mask, _all(0)])
-
-    def store(self, value: Any, address: Any) -> None:
-        """A vector."""
-        pointer = self._builder.inttoptr(address, _VECTOR.as_pointer())
-        if self._mask is None:
-            self._builder.store(value, pointer).align = _BYTES
-            return
-        store = self._known("masked.store", ir.VoidType(), _VECTOR, pointer.type, _LANES.element, self._mask.type)
-        self._builder.call(store, [value, pointer, ir.Constant(_LANES.element, _BYTES), self._mask])
-
-    def spread(self, address: Any) -> Any:
-        """The number there, in all places of a vector."""
-        return self._repeated(self._builder.load(self._builder.inttoptr(address, _NUMBER.as_pointer())), _VECTOR)
-
-    def fused(self, a: Any, b: Any, c: Any) -> Any:
-        """a b + c, rounded once where the processor can."""
-        return self._builder.call(self._known("fmuladd", _VECTOR, _VECTOR, _VECTOR, _VECTOR), [a, b, c])
-
-    def combined(self, stages: Stages, values: Sequence[Any]) -> Sequence[Any]:
-        """M v."""
-        for stage in stages:
-            values = [self._weighted(row, values) for row in stage]
-        return values
-
-    def _weighted(self, weights: Sequence[float], values: Sequence[Any]) -> Any:
-        terms = sorted(((w, v) for w, v in zip(weights, values, strict=True) if w), key=lambda term: term[0] != 1)
-        (first, total), *others = terms
-        total = total if first == 1 else self._builder.fmul(_all(first), total)
-        for weight, value in others:
-            if abs(weight) == 1:
-                total = (self._builder.fadd if weight > 0 else self._builder.fsub)(total, value)
-            else:
-                total = self.fused(_all(weight), value, total)
-        return total
-
-    def _repeated(self, value: Any, kind: Any) -> Any:
-        one = self._builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_LANES.element, 0))
-        return self._builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(_LANES, [0] * WIDTH))
-
-    def _known(self, name: str, result: Any, *arguments: Any) -> Any:
-        pointers = "".join(f".p0v{WIDTH}f32" for argument in arguments if argument.is_pointer)
-        kind = ir.FunctionType(result, arguments)
-        return cgutils.get_or_insert_function(self._builder.module, kind, f"llvm.{name}.v{WIDTH}f32{pointers}")
-
-
-def _count(value: int) -> Any:
-    return ir.Constant(_ADDRESS, value)
-
-
-def _all(value: float) -> Any:
-    return ir.Constant(_VECTOR, [float(value)] * WIDTH)

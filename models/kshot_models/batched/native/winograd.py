@@ -17,9 +17,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from kshot_models.batched.native.instructions import WIDTH
 from kshot_models.batched.native.jit import Array2, Array3, Array4, inlined
 from kshot_models.batched.native.products import multiply, turned
-from kshot_models.batched.native.vectors import WIDTH, transform, transposed
+from kshot_models.batched.native.vectors import transform, transposed
 
 __all__ = ["convolve", "gradients", "suits"]
 
