@@ -155,6 +155,18 @@ def test_transductive_norm_uses_the_moments_of_the_queries(make_examples: MakeEx
     torch.testing.assert_close(learner.predict(meta, task, query, weights)[:2], alone, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("name", "norm"), [*((name, "support") for name in LEARNERS), ("mamlpp", "per_step"), ("proto-sgd", "per_step")]
+)
+def test_the_transductive_mode_adapts_as_the_others_do(name: str, norm: str, make_examples: MakeExamples) -> None:
+    (learner, meta), (transductive, _) = (make_learner(name, "max_pool", mode) for mode in (norm, "transductive"))
+    support, query = make_examples(seed=1), make_examples(seed=2)
+    task, own = (each.adapt(meta, support, way=3) for each in (learner, transductive))
+    assert all(torch.equal(task[key], leaf) for key, leaf in own.items())
+    answers = (transductive.predict(meta, adapted, query.inputs) for adapted in (task, own))
+    assert torch.equal(*answers)
+
+
 def test_a_linear_head_refuses_another_way(make_examples: MakeExamples) -> None:
     spec = LearnerSpec.model_validate(
         {"type": "gradient", "network": NETWORKS["mlp"], "head": {"type": "linear", "way": 3}, "steps": 1,

@@ -8,7 +8,7 @@ nll, ece     are the probabilities worth anything?
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from kshot_training.errors import EpisodeError
 from kshot_training.meta_gradients.tasks import accuracy, split_tasks
 from kshot_training.outer_loop import MetaBatch, Sample
 
-__all__ = ["EpisodeAnswers", "Evaluation", "answer_episodes", "evaluate"]
+__all__ = ["EpisodeAnswers", "Evaluation", "answer_episodes", "evaluate", "evaluate_alike"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,22 @@ def evaluate(
     answers = answer_episodes(
         learner, meta, sample, episodes=episodes, loss=tempered, per_step=per_step, workers=workers
     )
+    return _summary(answers, temperature)
+
+
+def evaluate_alike(
+    learners: Sequence[Learner], meta: MetaParams, sample: Sample, *, episodes: int, workers: int = 1
+) -> list[Evaluation]:
+    """Measure learners that adapt alike and predict differently; each episode is adapted to once, by the first.
+
+    A learner in the norm modes support and transductive is such a pair: the queries see other moments, the inner steps
+    do not. See `evaluate` for the arguments; each result is what it would give for that learner.
+    """
+    answers = _answers(learners, meta, sample, episodes=episodes, loss=weighted_cross_entropy, workers=workers)
+    return [_summary(of_one, 1.0) for of_one in answers]
+
+
+def _summary(answers: list[EpisodeAnswers], temperature: float) -> Evaluation:
     accuracies, losses = [a.accuracy for a in answers], [a.loss for a in answers]
     regression = math.isnan(accuracies[0])
     binned = None if regression else _pooled_reliability(answers, temperature)
@@ -112,25 +128,42 @@ def answer_episodes(
     workers: int = 1,
 ) -> list[EpisodeAnswers]:
     """The answers to the first `episodes` episodes, in order; see `evaluate` for the arguments."""
+    [answers] = _answers([learner], meta, sample, episodes=episodes, loss=loss, per_step=per_step, workers=workers)
+    return answers
+
+
+def _answers(
+    learners: Sequence[Learner],
+    meta: MetaParams,
+    sample: Sample,
+    *,
+    episodes: int,
+    loss: Loss,
+    per_step: bool = False,
+    workers: int = 1,
+) -> list[list[EpisodeAnswers]]:
+    """For each learner its answers, where the first one adapts for all."""
     if episodes < 2:
         raise EpisodeError(f"expected at least 2 episodes, got {episodes}: one has no confidence interval")
 
-    def batch_answers(index: int) -> list[EpisodeAnswers]:
+    def batch_answers(index: int) -> list[tuple[EpisodeAnswers, ...]]:
         batch = sample(index)
         if batch.episodes.query.inputs.is_cuda and not per_step:  # where launching kernels is what takes time
             with torch.no_grad():
-                return _answers_together(learner, meta, batch, loss)
+                together = [_answers_together(learner, meta, batch, loss) for learner in learners]
+                return list(zip(*together, strict=True))
         with serving():  # as the server computes them
-            return [_answer(learner, meta, e, batch.way, loss, per_step) for e in split_tasks(batch.episodes)]
+            return [_answer(learners, meta, e, batch.way, loss, per_step) for e in split_tasks(batch.episodes)]
 
     first = batch_answers(0)
     rest = range(1, math.ceil(episodes / len(first)))
-    return (first + [a for answers in _mapped(batch_answers, rest, workers) for a in answers])[:episodes]
+    all_answers = (first + [a for answers in _mapped(batch_answers, rest, workers) for a in answers])[:episodes]
+    return [list(of_one) for of_one in zip(*all_answers, strict=True)]
 
 
 def _mapped(
-    function: Callable[[int], list[EpisodeAnswers]], indices: range, workers: int
-) -> list[list[EpisodeAnswers]]:
+    function: Callable[[int], list[tuple[EpisodeAnswers, ...]]], indices: range, workers: int
+) -> list[list[tuple[EpisodeAnswers, ...]]]:
     if workers == 1:
         return [function(index) for index in indices]
     with ThreadPoolExecutor(workers, thread_name_prefix="kshot-evaluate") as pool:
@@ -153,27 +186,27 @@ def _answers_together(learner: Learner, meta: MetaParams, batch: MetaBatch, loss
 
 
 def _answer(
-    learner: Learner,
+    learners: Sequence[Learner],
     meta: MetaParams,
     episode: Episode,
     way: int,
     loss: Loss,
     per_step: bool,  # noqa: FBT001 - private
-) -> EpisodeAnswers:
+) -> tuple[EpisodeAnswers, ...]:
     support, query = episode
-    right: tuple[float, ...] = ()
     if per_step:
-        points = [
-            learner.predict(meta, task, query.inputs, query.weights)
-            for task in learner.trajectory(meta, support, way=way)
-        ]
-        right = tuple(float(accuracy(logits, query)) for logits in points)
-        logits = points[-1]
+        tasks = list(learners[0].trajectory(meta, support, way=way))
     else:
-        logits = learner.predict(meta, learner.adapt(meta, support, way=way), query.inputs, query.weights)
-    return EpisodeAnswers(
-        logits.cpu(), query.targets.cpu(), float(loss(logits, query)), float(accuracy(logits, query)), right
-    )
+        tasks = [learners[0].adapt(meta, support, way=way)]
+
+    def judged(learner: Learner) -> EpisodeAnswers:
+        points = [learner.predict(meta, task, query.inputs, query.weights) for task in tasks]
+        right, logits = tuple(float(accuracy(logits, query)) for logits in points), points[-1]
+        return EpisodeAnswers(
+            logits.cpu(), query.targets.cpu(), float(loss(logits, query)), right[-1], right if per_step else ()
+        )
+
+    return tuple(judged(learner) for learner in learners)
 
 
 def _pooled_reliability(answers: list[EpisodeAnswers], temperature: float) -> Reliability:

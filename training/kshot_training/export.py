@@ -21,7 +21,7 @@ from kshot_models.manifest import Calibration, Manifest, Measured, NormMode, Pro
 from kshot_models.registry import build_learner
 from kshot_models.types import Learner, MetaParams
 from kshot_training.calibration import fit_temperature
-from kshot_training.evaluate import answer_episodes, evaluate
+from kshot_training.evaluate import answer_episodes, evaluate_alike
 from kshot_training.meta_gradients.all_classes import without_classifier
 from kshot_training.outer_loop import Sample
 from kshot_training.recipe import MeasureSection, Recipe, Setting
@@ -78,25 +78,26 @@ def measure(
     modes: list[NormMode] = [recipe.learner.norm]
     if section.transductive and recipe.learner.norm in {"support", "per_step"}:
         modes.append("transductive")
-    rows = []
-    for mode in modes:
-        learner = build_learner(recipe.learner.model_copy(update={"norm": mode}), recipe.input)
-        for setting, sample in samples.items():
-            result = evaluate(learner, meta, sample, episodes=section.episodes, workers=workers)
-            rows.append(
-                Measured(
-                    data=recipe.data.source,
-                    split=section.split,
-                    way=setting.way,
-                    shot=setting.shot,
-                    queries=section.queries,
-                    episodes=result.episodes,
-                    norm=mode,
-                    accuracy=round(result.accuracy, 6),
-                    ci95=round(result.ci95, 6),
-                )
-            )
-    return tuple(rows)
+    learners = [build_learner(recipe.learner.model_copy(update={"norm": mode}), recipe.input) for mode in modes]
+    found = {
+        setting: evaluate_alike(learners, meta, sample, episodes=section.episodes, workers=workers)
+        for setting, sample in samples.items()
+    }
+    return tuple(
+        Measured(
+            data=recipe.data.source,
+            split=section.split,
+            way=setting.way,
+            shot=setting.shot,
+            queries=section.queries,
+            episodes=results[place].episodes,
+            norm=mode,
+            accuracy=round(results[place].accuracy, 6),
+            ci95=round(results[place].ci95, 6),
+        )
+        for place, mode in enumerate(modes)
+        for setting, results in found.items()
+    )
 
 
 def export(

@@ -13,7 +13,7 @@ from kshot_models.losses import mean_squared_error
 from kshot_models.types import Episode, Examples, MetaParams, TaskParams
 from kshot_training.calibration import BINS, fit_temperature, negative_log_likelihood, reliability
 from kshot_training.errors import EpisodeError
-from kshot_training.evaluate import answer_episodes, evaluate
+from kshot_training.evaluate import answer_episodes, evaluate, evaluate_alike
 from kshot_training.outer_loop import MetaBatch
 
 WAY, QUERIES, BATCH = 4, 8, 3
@@ -66,6 +66,24 @@ def test_mean_interval_and_steps(workers: int) -> None:
     assert result.ci95 == pytest.approx(1.96 * deviation / math.sqrt(10))
     assert result.per_step == pytest.approx((mean - 0.5, mean - 0.25, mean))
     assert result.score == result.accuracy
+
+
+def test_learners_that_adapt_alike_are_adapted_once_and_measured_as_if_alone() -> None:
+    counted = []
+
+    class Counting(Knower):
+        def adapt(self, meta: MetaParams, support: Examples, *, way: int) -> TaskParams:
+            counted.append(self.scale)
+            return super().adapt(meta, support, way=way)
+
+    learners = [Counting(2.0), Counting(5.0)]
+    together = evaluate_alike(learners, META, sample, episodes=9)
+    assert counted == [2.0] * 9
+    for found, learner in zip(together, learners, strict=True):
+        alone = evaluate(learner, META, sample, episodes=9)
+        assert (found.episodes, found.accuracy, found.ci95) == (alone.episodes, alone.accuracy, alone.ci95)
+        assert (found.loss, found.loss_ci95, found.ece) == (alone.loss, alone.loss_ci95, alone.ece)
+    assert together[0].loss != together[1].loss
 
 
 def test_likelihood_and_calibration_error() -> None:
