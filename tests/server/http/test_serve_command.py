@@ -16,6 +16,8 @@ import pytest
 
 from kshot_server.commands.serve import _own_folder
 
+from .watching import until
+
 
 def kshot(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KSHOT_")} | variables
@@ -147,6 +149,7 @@ def test_several_api_processes_share_a_store(
             path = f"{server.url}/v1/sessions/{made['id']}/classify"
             answers.append(httpx.post(path, json=body.query_json, timeout=60))
         assert {answer.status_code for answer in answers} == {200}
-        counted = httpx.get(f"{server.url}/metrics").text
-        assert 'route="/v1/sessions/{session}/classify",status="200"} 12.0' in counted
+        counted = 'route="/v1/sessions/{session}/classify",status="200"} 12.0'
+        # What the other process counted is there a quarter of a second later.
+        until(lambda: counted in httpx.get(f"{server.url}/metrics").text, seconds=5)
         assert server.stop() == 0
