@@ -9,9 +9,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
+
+from kshot_models.sharing import Lend
 
 __all__ = ["Lanes"]
 
@@ -24,10 +26,10 @@ class Lanes:
 
     Args:
         count: of threads.
-        enter: called once by each thread before its first work.
+        enter: called once by each thread before its first work, with `lend`: by it, work may ask idle lanes for help.
     """
 
-    def __init__(self, count: int, enter: Callable[[], None]) -> None:
+    def __init__(self, count: int, enter: Callable[[Lend], None]) -> None:
         self._count = count
         self._enter = enter
         self._lock = threading.Lock()
@@ -42,14 +44,7 @@ class Lanes:
         Raises:
             RuntimeError: they are shut down, or the machine gives no more threads.
         """
-        future: Future[T] = Future()
-
-        def job() -> None:
-            try:
-                future.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - it is the caller's, in another thread
-                future.set_exception(error)
-
+        future, job = _with_future(work)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the lanes are shut down")
@@ -60,6 +55,19 @@ class Lanes:
             else:
                 self._waiting.append(job)
         return future
+
+    def lend(self, works: Sequence[Callable[[], None]]) -> list[Future[None]] | None:
+        """Have idle lanes begin with all of `works` at once; None, and nothing is done, if there are not so many.
+
+        Threads that no work has needed so far are not started for it.
+        """
+        futures, jobs = zip(*map(_with_future, works), strict=True)
+        with self._lock:
+            if len(self._idle) < len(jobs):
+                return None
+            for job in jobs:
+                self._idle.pop().put(job)
+        return list(futures)
 
     def shutdown(self) -> None:
         """Wait for all that was submitted, and end the threads. May be called more than once."""
@@ -79,7 +87,7 @@ class Lanes:
         self._threads.append(thread)
 
     def _run(self, inbox: queue.SimpleQueue[_Job | None]) -> None:
-        self._enter()
+        self._enter(self.lend)
         while (job := inbox.get()) is not None:
             job()
             del job  # not to hold what it holds while this waits
@@ -90,3 +98,16 @@ class Lanes:
                     return
                 else:
                     self._idle.append(inbox)
+
+
+def _with_future(work: Callable[[], T]) -> tuple[Future[T], _Job]:
+    """What will have the result of `work`, and what does it."""
+    future: Future[T] = Future()
+
+    def job() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - it is the caller's, in another thread
+            future.set_exception(error)
+
+    return future, job

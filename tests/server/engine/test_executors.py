@@ -256,7 +256,7 @@ def test_a_lane_has_one_core_and_other_threads_keep_theirs() -> None:
         seen.append((torch.get_num_threads(), (torch.full((8,), 1e-20) * 1e-20).sum().item() == 0))
 
     def lane() -> None:
-        CpuExecutor(threads=1).enter_lane()
+        CpuExecutor(threads=1).enter_lane(lambda works: None)
         look()
 
     try:

@@ -23,7 +23,7 @@ from kshot_server.engine.repository import ModelRepository
 from kshot_server.engine.requests import Support
 
 models, executor = ModelRepository([Path(sys.argv[1])]), CpuExecutor(threads=1)
-executor.enter_lane()
+executor.enter_lane(lambda works: None)
 model = executor.open(models, models.find("large").digest)
 random, process, kept = np.random.default_rng(0), psutil.Process(), deque(maxlen=60)
 for i in range(180):

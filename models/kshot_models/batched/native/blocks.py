@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kshot_models.batched.native import columns
 from kshot_models.batched.native.convolution import FILTERS, IMAGES, convolve, convolve_task, task_gradients
 from kshot_models.batched.native.jit import Array, Array2, Array5, Indices, Table, carray, compiled, inlined
 from kshot_models.batched.native.normalization import (
@@ -42,7 +43,9 @@ __all__ = [
     "Sizes",
     "address_of",
     "back",
+    "first_filters",
     "forward",
+    "images_at_once",
     "out_of",
     "plan_of",
     "point_to_block",
@@ -55,17 +58,6 @@ __all__ = [
 _FEW_CHANNELS = 4
 _AT_ONCE = 1 << 16  # numbers of a convolution: as many as have a place in the cache
 _BYTES = 4
-
-# The columns of a table: sizes, and addresses. `MORE_` is what comes to a block's tensors besides the gradient from
-# above.
-_COLUMNS = 18
-(
-    _HEIGHT, _WIDTH, _INSIDE, _OUTSIDE,
-    _FILTERS, _GAIN, _BIAS,
-    _RAW, _OUT, _FOUND,
-    _OF_FILTERS, _SUMS, _BELOW, _SENT,
-    _MORE_RAW, _MORE_MEAN, _MORE_VARIANCE, _MORE_OUT,
-) = range(_COLUMNS)  # fmt: skip
 
 
 class Keep(Enum):
@@ -184,17 +176,17 @@ def back(
     gradients = torch.empty(plan.gradients_size)
     point_to_gradients(table, gradients, sizes)
     of_images = torch.empty(run.images.shape) if images else None
-    table[0, _BELOW : _BELOW + 1] = _addresses([of_images])
+    table[0, columns.BELOW : columns.BELOW + 1] = _addresses([of_images])
     above = [torch.empty(shape) for shape in plan.out[:-1]] if kept else []
     sent = [torch.empty(shape) for shape in plan.raw] if kept and sizes.keep is Keep.ALL else None
     if kept:
-        table[1:, _BELOW] = _addresses(above)
+        table[1:, columns.BELOW] = _addresses(above)
     if sent is not None:
-        table[:, _SENT] = _addresses(sent)
+        table[:, columns.SENT] = _addresses(sent)
     grad = None if grad is None else grad.contiguous()
     extras = [Extra(*(each if each is None else each.contiguous() for each in extra)) for extra in extras]
     if extras:
-        table[:, _MORE_RAW:] = [_addresses(extra) for extra in extras]
+        table[:, columns.MORE_RAW :] = [_addresses(extra) for extra in extras]
     given = address_of(run.images), address_of(run.share), 0 if grad is None else address_of(grad)
     run_back(table, *given, len(run.images[0]), sizes.stride, sizes.pool, np.float32(run.epsilon))
     found: list[Tensor | None] = list(torch.split_with_sizes(gradients, plan.gradients))
@@ -212,13 +204,13 @@ def back(
 def point_to_values(table: Table, params: Sequence[int] | Table, values: Tensor, sizes: Sizes) -> None:
     """Write into a table where filters, gain, bias, filters, ... are, and where a run has its values."""
     places = plan_of(sizes).places
-    table[:, _FILTERS : _BIAS + 1] = np.asarray(params).reshape(-1, 3)
-    table[:, _RAW : _FOUND + 1] = np.where(places < 0, 0, values.data_ptr() + _BYTES * places)
+    table[:, columns.FILTERS : columns.BIAS + 1] = np.asarray(params).reshape(-1, 3)
+    table[:, columns.RAW : columns.FOUND + 1] = np.where(places < 0, 0, values.data_ptr() + _BYTES * places)
 
 
 def point_to_gradients(table: Table, gradients: Tensor, sizes: Sizes) -> None:
     """Write into a table where the gradients of filters, gain, bias, filters, ... go, one after the other."""
-    table[:, _OF_FILTERS : _SUMS + 1] = gradients.data_ptr() + _BYTES * plan_of(sizes).gradient_places
+    table[:, columns.OF_FILTERS : columns.SUMS + 1] = gradients.data_ptr() + _BYTES * plan_of(sizes).gradient_places
 
 
 class _Plan(NamedTuple):
@@ -238,7 +230,7 @@ class _Plan(NamedTuple):
 def plan_of(sizes: Sizes) -> _Plan:
     """The plan of a run, made once."""
     n, height, width, inside = sizes.images
-    table = np.zeros((len(sizes.outside), _COLUMNS), np.int64)
+    table = np.zeros((len(sizes.outside), columns.COUNT), np.int64)
     places, gradient_places = np.zeros((len(table), 3), np.int64), np.zeros((len(table), 2), np.int64)
     raws, outs, gradients = list[tuple[int, ...]](), list[tuple[int, ...]](), list[int]()
     size, found = sum(4 * outside for outside in sizes.outside), 0
@@ -247,7 +239,7 @@ def plan_of(sizes: Sizes) -> _Plan:
         out = (1, n, raw[2] // 2, raw[3] // 2, outside) if sizes.pool else raw
         costly = number > 0 or inside > _FEW_CHANNELS
         held = prod(raw) if sizes.keep is Keep.ALL or (sizes.keep is Keep.LITTLE and costly) else 0
-        table[number, : _OUTSIDE + 1] = height, width, inside, outside
+        table[number, : columns.OUTSIDE + 1] = height, width, inside, outside
         places[number] = size if held else -1, size + held, found
         gradient_places[number] = sum(gradients), sum(gradients) + 9 * inside * outside
         gradients += [9 * inside * outside, outside, outside]
@@ -280,13 +272,13 @@ def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
 @inlined
 def point_to_block(row: Indices, filters: int, gain: int, bias: int, out: int) -> None:
     """As `point_to_values`, for one block of which nothing else is kept, by addresses."""
-    row[_FILTERS], row[_GAIN], row[_BIAS], row[_OUT] = filters, gain, bias, out
+    row[columns.FILTERS], row[columns.GAIN], row[columns.BIAS], row[columns.OUT] = filters, gain, bias, out
 
 
 @inlined
 def out_of(row: Indices, n: int, stride: int, pool: bool) -> Array5:
     """What a block has given, (1, n, height, width, channels); before it has, an array of that shape."""
-    return _out(row[_OUT], row, n, stride, pool)
+    return _out(row[columns.OUT], row, n, stride, pool)
 
 
 @compiled
@@ -297,18 +289,22 @@ def run_forward(
     shares = carray(at(share), (1, n))
     for number in range(len(table)):
         row = table[number]
-        below, out = _below(table, number, images, n), _out(row[_OUT], row, n, stride, pool)
-        gain, bias = _channels(row[_GAIN], row), _channels(row[_BIAS], row)
-        part = _images_at_once(row, n, stride)
+        below, out = _below(table, number, images, n), _out(row[columns.OUT], row, n, stride, pool)
+        gain, bias = _channels(row[columns.GAIN], row), _channels(row[columns.BIAS], row)
+        part = images_at_once(row, n, stride)
         if scale_only:
             for first in range(0, n, part):
                 some, into = _images(below, first, part), _images(out, first, part)
-                raw = _raw(row, some.shape[1], stride) if row[_RAW] == 0 else _images(_raw(row, n, stride), first, part)
+                raw = (
+                    _raw(row, some.shape[1], stride)
+                    if row[columns.RAW] == 0
+                    else _images(_raw(row, n, stride), first, part)
+                )
                 _convolve(some, row, stride, raw)
                 scaled(raw, gain, bias, pool, into)
         else:
-            raw, found = _raw(row, n, stride), carray(at(row[_FOUND]), (4, 1, row[_OUTSIDE]))
-            sums = np.zeros((3, row[_OUTSIDE]), np.float64)
+            raw, found = _raw(row, n, stride), carray(at(row[columns.FOUND]), (4, 1, row[columns.OUTSIDE]))
+            sums = np.zeros((3, row[columns.OUTSIDE]), np.float64)
             for first in range(0, n, part):
                 some = _images(raw, first, part)
                 _convolve(_images(below, first, part), row, stride, some)
@@ -328,49 +324,54 @@ def run_back(
     grad = _out(above, table[len(table) - 1], n, stride, pool)
     for number in range(len(table) - 1, -1, -1):
         row = table[number]
-        if row[_MORE_OUT] != 0:
-            more = _out(row[_MORE_OUT], row, n, stride, pool)
+        if row[columns.MORE_OUT] != 0:
+            more = _out(row[columns.MORE_OUT], row, n, stride, pool)
             if there:
                 _add(grad, more)
             grad, there = more, True
-        others = row[_MORE_RAW] != 0 or row[_MORE_MEAN] != 0 or row[_MORE_VARIANCE] != 0
+        others = row[columns.MORE_RAW] != 0 or row[columns.MORE_MEAN] != 0 or row[columns.MORE_VARIANCE] != 0
         if not there and not others:
             continue
-        outside, wide = row[_OUTSIDE], 9 * row[_INSIDE]
+        outside, wide = row[columns.OUTSIDE], 9 * row[columns.INSIDE]
         below, raw = _below(table, number, images, n), _raw(row, n, stride)
-        if row[_RAW] == 0:
+        if row[columns.RAW] == 0:
             _convolve(below, row, stride, raw)
-        found, sums = carray(at(row[_FOUND]), (4, 1, outside)), carray(at(row[_SUMS]), (2, 1, outside))
-        by = constants(_channels(row[_GAIN], row), _channels(row[_BIAS], row), found[0], found[1], epsilon)
-        filters, of_filters = carray(at(row[_FILTERS]), (outside, wide)), carray(at(row[_OF_FILTERS]), (outside, wide))
+        found, sums = carray(at(row[columns.FOUND]), (4, 1, outside)), carray(at(row[columns.SUMS]), (2, 1, outside))
+        by = constants(
+            _channels(row[columns.GAIN], row), _channels(row[columns.BIAS], row), found[0], found[1], epsilon
+        )
+        filters, of_filters = (
+            carray(at(row[columns.FILTERS]), (outside, wide)),
+            carray(at(row[columns.OF_FILTERS]), (outside, wide)),
+        )
         if there:
             gradient_sums(raw, by, grad, pool, sums)
-        if number == 0 and row[_BELOW] == 0 and row[_SENT] == 0 and not others:
-            part = _images_at_once(row, n, stride)
-            _first_filters(below, raw, by, shares, grad, pool, stride, sums, of_filters, part)
+        if number == 0 and row[columns.BELOW] == 0 and row[columns.SENT] == 0 and not others:
+            part = images_at_once(row, n, stride)
+            first_filters(below, raw, by, shares, grad, pool, stride, sums, of_filters, part)
             break
-        sent = np.empty(raw.shape, np.float32) if row[_SENT] == 0 else carray(at(row[_SENT]), raw.shape)
+        sent = np.empty(raw.shape, np.float32) if row[columns.SENT] == 0 else carray(at(row[columns.SENT]), raw.shape)
         if there:
             gradient_values(raw, by, shares, grad, pool, sums, sent)
         else:
             sent[:] = np.float32(0.0)
-        if row[_MORE_RAW] != 0:
-            more = carray(at(row[_MORE_RAW]), raw.shape)
+        if row[columns.MORE_RAW] != 0:
+            more = carray(at(row[columns.MORE_RAW]), raw.shape)
             _add(sent, more)
             sent = more
-        if row[_MORE_MEAN] != 0 or row[_MORE_VARIANCE] != 0:
-            mean, variance = _channels(row[_MORE_MEAN], row), _channels(row[_MORE_VARIANCE], row)
+        if row[columns.MORE_MEAN] != 0 or row[columns.MORE_VARIANCE] != 0:
+            mean, variance = _channels(row[columns.MORE_MEAN], row), _channels(row[columns.MORE_VARIANCE], row)
             add_through_moments(raw, shares, found[0], mean, variance, sent)
-        wanted = FILTERS | IMAGES if number > 0 or row[_BELOW] != 0 else FILTERS
+        wanted = FILTERS | IMAGES if number > 0 or row[columns.BELOW] != 0 else FILTERS
         passed = np.empty(below.shape if wanted & IMAGES else (1, 0, 0, 0, 0), np.float32)
-        if row[_BELOW] != 0:
-            passed = carray(at(row[_BELOW]), below.shape)
+        if row[columns.BELOW] != 0:
+            passed = carray(at(row[columns.BELOW]), below.shape)
         task_gradients(below[0], filters, sent[0], stride, passed[0], of_filters, wanted)
         grad, there = passed, True
 
 
 @inlined
-def _first_filters(
+def first_filters(
     images: Array5,
     raw: Array5,
     by: Array,
@@ -382,7 +383,7 @@ def _first_filters(
     of_filters: Array2,
     part: int,
 ) -> None:
-    """The gradient of the filters of a first block: some images at a time, as what is sent back to it is large."""
+    """The gradient of the filters of a first block: `part` images at a time, as what is sent back to it is large."""
     more = np.empty(of_filters.shape, np.float32)
     of_filters[:] = np.float32(0.0)
     for first in range(0, raw.shape[1], part):
@@ -394,9 +395,10 @@ def _first_filters(
 
 
 @inlined
-def _images_at_once(row: Indices, n: int, stride: int) -> int:
-    height, width = (row[_HEIGHT] + stride - 1) // stride, (row[_WIDTH] + stride - 1) // stride
-    each: int = height * width * row[_OUTSIDE]
+def images_at_once(row: Indices, n: int, stride: int) -> int:
+    """How many images of a block are computed before what follows the convolution."""
+    height, width = (row[columns.HEIGHT] + stride - 1) // stride, (row[columns.WIDTH] + stride - 1) // stride
+    each: int = height * width * row[columns.OUTSIDE]
     return min(n, max(1, _AT_ONCE // each))
 
 
@@ -408,36 +410,42 @@ def _images(features: Array5, first: int, count: int) -> Array5:
 
 @inlined
 def _convolve(below: Array5, row: Indices, stride: int, raw: Array5) -> None:
-    filters = carray(at(row[_FILTERS]), (row[_OUTSIDE], 9 * row[_INSIDE]))
+    filters = carray(at(row[columns.FILTERS]), (row[columns.OUTSIDE], 9 * row[columns.INSIDE]))
     convolve_task(below[0], filters, stride, raw[0])
 
 
 @inlined
 def _below(table: Table, number: int, images: int, n: int) -> Array5:
     row = table[number]
-    address = images if number == 0 else table[number - 1, _OUT]
-    return carray(at(address), (1, n, row[_HEIGHT], row[_WIDTH], row[_INSIDE]))
+    address = images if number == 0 else table[number - 1, columns.OUT]
+    return carray(at(address), (1, n, row[columns.HEIGHT], row[columns.WIDTH], row[columns.INSIDE]))
 
 
 @inlined
 def _raw(row: Indices, n: int, stride: int) -> Array5:
-    shape = 1, n, (row[_HEIGHT] + stride - 1) // stride, (row[_WIDTH] + stride - 1) // stride, row[_OUTSIDE]
-    return np.empty(shape, np.float32) if row[_RAW] == 0 else carray(at(row[_RAW]), shape)
+    shape = (
+        1,
+        n,
+        (row[columns.HEIGHT] + stride - 1) // stride,
+        (row[columns.WIDTH] + stride - 1) // stride,
+        row[columns.OUTSIDE],
+    )
+    return np.empty(shape, np.float32) if row[columns.RAW] == 0 else carray(at(row[columns.RAW]), shape)
 
 
 @inlined
 def _out(address: int, row: Indices, n: int, stride: int, pool: bool) -> Array5:
-    height, width = (row[_HEIGHT] + stride - 1) // stride, (row[_WIDTH] + stride - 1) // stride
+    height, width = (row[columns.HEIGHT] + stride - 1) // stride, (row[columns.WIDTH] + stride - 1) // stride
     each = 2 if pool else 1
-    return carray(at(address), (1, n, height // each, width // each, row[_OUTSIDE]))
+    return carray(at(address), (1, n, height // each, width // each, row[columns.OUTSIDE]))
 
 
 @inlined
 def _channels(address: int, row: Indices) -> Array2:
     """Zeros, if there is nothing."""
     if address == 0:
-        return np.zeros((1, row[_OUTSIDE]), np.float32)
-    return carray(at(address), (1, row[_OUTSIDE]))
+        return np.zeros((1, row[columns.OUTSIDE]), np.float32)
+    return carray(at(address), (1, row[columns.OUTSIDE]))
 
 
 @inlined

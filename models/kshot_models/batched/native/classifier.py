@@ -24,8 +24,8 @@ from kshot_models.batched.native.blocks import (
     point_to_block,
     run_forward,
 )
-from kshot_models.batched.native.descent import read_out
 from kshot_models.batched.native.jit import Array1, Array2, Array5, Indices, Table, carray, compiled, inlined
+from kshot_models.batched.native.readout import read_out
 from kshot_models.batched.native.vectors import at
 
 __all__ = ["Classifier"]

@@ -9,6 +9,7 @@ from kshot_models.batched.native import patches, winograd
 from kshot_models.batched.native.jit import Array2, Array3, Array4, Array5, array, compiled, inlined
 
 __all__ = [
+    "FEW_POSITIONS",
     "FILTERS",
     "IMAGES",
     "convolve",
@@ -20,7 +21,7 @@ __all__ = [
 ]
 
 IMAGES, FILTERS = 1, 2  # which gradients are wanted
-_FEW_POSITIONS = 36  # for which filters are not worth Winograd's transform: a query on the last block
+FEW_POSITIONS = 36  # for which filters are not worth Winograd's transform: a query on the last block
 
 
 def convolve(inputs: Tensor, filters: Tensor, stride: int, precision: str = "ieee") -> Tensor:
@@ -84,7 +85,7 @@ def _gradients(
 @inlined
 def convolve_task(images: Array4, filters: Array2, stride: int, out: Array4) -> None:
     """(n, height, width, inside) by (outside, 9 inside) -> (n, height / stride, width / stride, outside)."""
-    few = images.shape[0] * images.shape[1] * images.shape[2] <= _FEW_POSITIONS
+    few = images.shape[0] * images.shape[1] * images.shape[2] <= FEW_POSITIONS
     if winograd.suits(images.shape[3], filters.shape[0], stride) and not few:
         winograd.convolve(images, filters, out)
     else:

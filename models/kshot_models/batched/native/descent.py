@@ -2,7 +2,8 @@
 
     (w, W) <- (w, W) - rates o d loss(head_W(blocks_w(images)), targets)
 
-What `blocks.py` and `head.py` compute step by step: four calls for each, and nothing between them.
+What `blocks.py` and `head.py` compute step by step: four calls for each, and nothing between them; or, where threads
+are idle that would help, what `team.py` does with them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kshot_models.batched.native import team
 from kshot_models.batched.native.blocks import (
     Sizes,
     address_of,
@@ -24,10 +26,14 @@ from kshot_models.batched.native.blocks import (
     run_forward,
 )
 from kshot_models.batched.native.head import head_gradients
-from kshot_models.batched.native.jit import Array1, Array2, Array5, Indices, array, compiled, inlined
+from kshot_models.batched.native.jit import Array1, Array2, Array5, Indices, array, compiled
+from kshot_models.batched.native.readout import read_out, send_back
 from kshot_models.inner.transformation import Rates
+from kshot_models.sharing import shared_out
 
-__all__ = ["Classes", "descend", "read_out"]
+__all__ = ["Classes", "descend"]
+
+_TEAMS = 4, 2  # how many threads may share a descent, the largest number first
 
 
 class Classes(NamedTuple):
@@ -79,15 +85,23 @@ def descend(
     out = plan.out[-1]
     features, of_out = torch.empty(out[1], params[-2].shape[1]), torch.empty(out)
     head = array(features), array(found[-2]), array(found[-1]), classes.targets.contiguous().numpy()
-    head_given = *head, array(classes.share), array(classes.present), array(of_weight), array(of_bias)
+    of_classes = array(classes.share), array(classes.present)
+    of_head = array(of_weight), array(of_bias)
     update_given = array(weights), array(gradients), np.cumsum(counts), by_step, by_weight
-    where, added = (address_of(images), address_of(share)), np.float32(epsilon)
-    n, stride, pool = images.shape[1], sizes.stride, sizes.pool
+    n, stride, pool, added = images.shape[1], sizes.stride, sizes.pool, np.float32(epsilon)
+    for members in _TEAMS:
+        if team.suits(sizes, members):
+            shared = team.Shared.of(sizes, members, features.shape)
+            given = array(images), array(share), pool, added, *head, *of_classes, array(shared.of_features)
+            take_part = shared.part(table, *given, *of_head, mean, *update_given)
+            if shared_out(take_part, members):
+                return found
+    where = address_of(images), address_of(share)
     last = values[int(plan.places[-1, 1]) :][: of_out.numel()].view(out)
     of_blocks = bool((by_step[:-2] != 0).any())
     for step in range(by_step.shape[1]):
         run_forward(table, *where, n, stride, pool, added, False)
-        _head(array(last), *head_given, mean, array(of_out))
+        _head(array(last), *head, *of_classes, *of_head, mean, array(of_out))
         if of_blocks:
             run_back(table, *where, address_of(of_out), n, stride, pool, added)
         _update(*update_given, step)
@@ -126,7 +140,7 @@ def _head(
     of_features = np.empty(features.shape, np.float32)
     read_out(out, mean, features)
     head_gradients(features, weight, bias, targets, share, present, of_features, of_weight, of_bias)
-    _send_back(of_features, mean, of_out)
+    send_back(of_features, mean, of_out)
 
 
 @compiled
@@ -141,32 +155,3 @@ def _update(weights: Array1, gradients: Array1, ends: Indices, by_step: Array2, 
             for i in range(first, ends[number]):
                 weights[i] -= rate * gradients[i]
         first = ends[number]
-
-
-@inlined
-def read_out(out: Array5, mean: bool, features: Array2) -> None:
-    """Features (n, features) of the last block's output: its mean over positions, or all of it, channels first."""
-    _, n, height, width, channels = out.shape
-    if mean:
-        features[:] = np.float32(0.0)
-    for i in range(n):
-        for y in range(height):
-            for x in range(width):
-                for c in range(channels):
-                    if mean:
-                        features[i, c] += out[0, i, y, x, c] / np.float32(height * width)
-                    else:
-                        features[i, (c * height + y) * width + x] = out[0, i, y, x, c]
-
-
-@inlined
-def _send_back(of_features: Array2, mean: bool, of_out: Array5) -> None:
-    _, n, height, width, channels = of_out.shape
-    for i in range(n):
-        for y in range(height):
-            for x in range(width):
-                for c in range(channels):
-                    if mean:
-                        of_out[0, i, y, x, c] = of_features[i, c] / np.float32(height * width)
-                    else:
-                        of_out[0, i, y, x, c] = of_features[i, (c * height + y) * width + x]

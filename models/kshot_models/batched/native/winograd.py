@@ -14,15 +14,17 @@ the points 0, 1, -1, 2, -2.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from kshot_models.batched.native.instructions import WIDTH
-from kshot_models.batched.native.jit import Array2, Array3, Array4, inlined
+from kshot_models.batched.native.jit import Array2, Array3, Array4, carray, inlined
+from kshot_models.batched.native.meeting import meet
 from kshot_models.batched.native.products import multiply, turned
-from kshot_models.batched.native.vectors import transform, transposed
+from kshot_models.batched.native.vectors import at, transform, transposed
 
-__all__ = ["convolve", "gradients", "suits"]
+__all__ = ["Team", "convolve", "convolve_shared", "gradients", "gradients_shared", "shared_size", "suits"]
 
 # The transforms, as products of sparse matrices: what two rows share is computed once.
 # fmt: off
@@ -162,6 +164,124 @@ def gradients(
         for row in range(outside):
             source, into = total[0, row:].ctypes.data, of_filters[row:].ctypes.data
             _filter_back(source, 6 * plane, plane, into, 3 * inside, inside, 0, 0, 0, 0, inside)
+
+
+class Team(NamedTuple):
+    """Threads that compute a convolution together: each has its part of the channels, and sees what the others cut."""
+
+    member: int  # which one this is
+    members: int
+    arrivals: int  # the address of their count; see meeting.py
+    planes: int  # that of memory for what they show one another: `4 * members` times `size` numbers
+    size: int
+
+
+def shared_size(n: int, height: int, width: int, channels: int) -> int:
+    """How many numbers the tiles of images have that are computed at once."""
+    tiles = (height + 3) // 4 * ((width + 3) // 4)
+    return _PLACES * (min(n, max(1, _AT_ONCE // tiles)) * tiles | 1) * channels
+
+
+@inlined
+def convolve_shared(images: Array4, filters: Array2, out: Array4, team: Team, turn: int) -> int:
+    """`convolve`, with this member's channels of the images and of the outputs.
+
+    Args:
+        images: (n, height, width, inside / members).
+        filters: (outside / members, 9 inside).
+        out: (n, height, width, outside / members).
+        team: the member.
+        turn: 0 or 1: which half of the shared memory is written next. Meanwhile others may still read the other half.
+
+    Returns:
+        the next turn.
+    """
+    inside, outside = team.members * images.shape[3], len(filters)
+    part, tiles = _parts(images)
+    products = _planes(part * tiles, outside)
+    by_place, spectrum = np.empty((9, inside, outside), np.float32), _planes(inside, outside)
+    turned(filters, by_place.reshape(9 * inside, outside))
+    _transform_filters(by_place.ctypes.data, inside, outside, inside * outside, spectrum)
+    for first in range(0, len(images), part):
+        some = images[first : first + part]
+        _cut(some, _shared(team, turn, team.member, 0, part * tiles, images.shape[3]))
+        meet(team.arrivals, team.members)
+        for member in range(team.members):
+            cut = _shared(team, turn, member, 0, part * tiles, images.shape[3])
+            _add_products(cut, spectrum, member, products, len(some) * tiles)
+        _join(out[first : first + part], products)
+        turn = 1 - turn
+    return turn
+
+
+@inlined
+def gradients_shared(
+    images: Array4, filters: int, grad: Array4, of_images: Array4, of_filters: Array2, team: Team, turn: int
+) -> int:
+    """`gradients`, with this member's channels of the images, of the outputs and of both gradients.
+
+    Args:
+        images: (n, height, width, inside / members).
+        filters: the address of all of them, (outside, 9 inside).
+        grad: (n, height, width, outside / members).
+        of_images: as images.
+        of_filters: (outside / members, 9 inside).
+        team: the member.
+        turn: see `convolve_shared`.
+
+    Returns:
+        the next turn.
+    """
+    own, outside = images.shape[3], grad.shape[3]
+    inside = team.members * own
+    part, tiles = _parts(images)
+    products = _planes(part * tiles, own)
+    spectrum, total = _planes(team.members * outside, own), _planes(outside, inside)
+    of_images[:] = np.float32(0.0)
+    mine = filters + _BYTES * team.member * own
+    _transform_filters(mine, team.members * outside, 9 * inside, inside, spectrum)
+    for first in range(0, len(images), part):
+        some = images[first : first + part]
+        count = len(some) * tiles
+        sent = _shared(team, turn, team.member, 1, part * tiles, outside)
+        _split(grad[first : first + part], sent)
+        _cut(some, _shared(team, turn, team.member, 0, part * tiles, own))
+        meet(team.arrivals, team.members)
+        for member in range(team.members):
+            of_member = _shared(team, turn, member, 1, part * tiles, outside)
+            _add_products(of_member, spectrum, member, products, count)
+        _paste(of_images[first : first + part], products)
+        for member in range(team.members):
+            cut = _shared(team, turn, member, 0, part * tiles, own)
+            for place in range(_PLACES):
+                left, right = sent[place].ctypes.data, cut[place].ctypes.data
+                into = total[place].ctypes.data + _BYTES * member * own
+                multiply(left, 1, outside, right, own, into, inside, outside, count, own, first > 0)
+        turn = 1 - turn
+    plane = total.shape[1] * inside
+    for row in range(outside):
+        source, into = total[0, row:].ctypes.data, of_filters[row:].ctypes.data
+        _filter_back(source, 6 * plane, plane, into, 3 * inside, inside, 0, 0, 0, 0, inside)
+    return turn
+
+
+@inlined
+def _shared(team: Team, turn: int, member: int, which: int, rows: int, channels: int) -> Array3:
+    """What a member shows the others in a turn: 0: tiles of its images, 1: of its gradients."""
+    place = ((turn * team.members + member) * 2 + which) * team.size
+    return carray(at(team.planes + _BYTES * place), (_PLACES, rows | 1, channels))
+
+
+@inlined
+def _add_products(left: Array3, spectrum: Array3, member: int, out: Array3, rows: int) -> None:
+    """out = left spectrum, of that member's channels, added to what is there of those before it."""
+    inner, columns = left.shape[2], spectrum.shape[2]
+    for place in range(_PLACES):
+        right = spectrum[place, member * inner :].ctypes.data
+        multiply(
+            left[place].ctypes.data, inner, 1, right, columns, out[place].ctypes.data, columns, rows, inner, columns,
+            member > 0,
+        )  # fmt: skip
 
 
 @inlined

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kshot_models.manifest import Limits, Manifest
+from kshot_models.sharing import Lend
 from kshot_server.engine.requests import Failed, Support
 
 if TYPE_CHECKING:  # which imports this file
@@ -78,8 +79,8 @@ class Executor(Protocol):
     batch_flops: float  # as much as one batch may cost; a dearer task rides alone
     waits_pay: bool  # whether a batch costs less than its tasks one by one, so that waiting for company can pay
 
-    def enter_lane(self) -> None:
-        """Called once by each thread that will compute."""
+    def enter_lane(self, lend: Lend) -> None:
+        """Called once by each thread that will compute; by `lend` it may have idle ones help."""
         ...
 
     def open(self, models: ModelSource, digest: str) -> ServedModel:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -22,6 +22,7 @@ from kshot_models.costs import measure_costs
 from kshot_models.load import LoadedLearner, normalise_by
 from kshot_models.manifest import InputSpec, Limits
 from kshot_models.serving import predict_each, prepared, serving
+from kshot_models.sharing import Lend, helped_by, shared_out
 from kshot_models.tree import meta_map
 from kshot_models.types import Examples, Params, Predictor
 from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
@@ -36,6 +37,7 @@ __all__ = ["CpuExecutor", "Ready"]
 
 _BATCH_FLOPS = 2e8  # some milliseconds of one core: dozens of single queries, one adaptation
 _QUERIES_AT_ONCE = 128
+_QUERIES_TO_SHARE = 8  # fewer are computed before another lane is awake
 
 
 class Ready(NamedTuple):
@@ -43,6 +45,10 @@ class Ready(NamedTuple):
 
     params: Params
     predictor: Predictor
+
+
+class _Lane(threading.local):
+    lend: Lend | None = None  # of this thread, if it is a lane
 
 
 class CpuExecutor:
@@ -58,8 +64,9 @@ class CpuExecutor:
     def __init__(self, *, threads: int = 0) -> None:
         self.lanes = threads or len(os.sched_getaffinity(0))
         self.batch_flops = _BATCH_FLOPS
+        self._lane = _Lane()
 
-    def enter_lane(self) -> None:
+    def enter_lane(self, lend: Lend) -> None:
         """Give the calling thread one core, and leave all other threads of the process as they are.
 
         Denormal numbers count as 0 on it: networks make them of blank images, and are many times slower on them.
@@ -71,6 +78,7 @@ class CpuExecutor:
         restore.start()
         restore.join()
         torch.set_flush_denormal(True)
+        self._lane.lend = lend
 
     def prepare(self, loaded: LoadedLearner) -> ServedModel:
         """Make a loaded learner ready."""
@@ -102,12 +110,14 @@ class CpuExecutor:
     @serving()
     def adapt(self, model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:
         """See Executor."""
-        return [_adapt(model, support) for support in supports]
+        with helped_by(self._lane.lend):
+            return [_adapt(model, support) for support in supports]
 
     @serving()
     def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
         """See Executor."""
-        logits = [each for part in _parts(batch) for each in _predict(model, part)]
+        with helped_by(self._lane.lend):
+            logits = [each for part in _parts(batch) for each in _predict(model, part)]
         own = [each[:, : queries.weights.way] for each, queries in zip(logits, batch, strict=True)]
         return probabilities_of_each(own, model.manifest.calibration.temperature)
 
@@ -144,13 +154,31 @@ def _predict(model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.fl
     predictors = [cast("Ready", queries.weights.values).predictor for queries in batch]
     pixels = [queries.inputs for queries in batch]
     spec = model.manifest.input
-    if len(batch) == 1 and len(pixels[0]) > _QUERIES_AT_ONCE and model.manifest.learner.norm != "transductive":
-        # Only transductive norms look from one row to another; the others' lists are cut to bound the memory.
-        starts = range(0, len(pixels[0]), _QUERIES_AT_ONCE)
-        chunks = [predictors[0](_to_inputs(pixels[0][i : i + _QUERIES_AT_ONCE], spec)) for i in starts]
-        return [torch.cat(chunks).numpy()]
+    # Only transductive norms look from one row to another; the others' lists are cut to bound the memory, and for idle
+    # lanes to have some.
+    if len(batch) == 1 and model.manifest.learner.norm != "transductive":
+        parts = _in_parts(lambda some: predictors[0](_to_inputs(some, spec)).numpy(), pixels[0])
+        return [parts[0] if len(parts) == 1 else np.concatenate(parts)]
     inputs = _to_inputs(pixels[0] if len(pixels) == 1 else np.concatenate(pixels), spec)
     return [logits.numpy() for logits in predict_each(predictors, inputs, [len(each) for each in pixels])]
+
+
+def _in_parts(
+    compute: Callable[[NDArray[np.uint8]], NDArray[np.float32]], inputs: NDArray[np.uint8]
+) -> list[NDArray[np.float32]]:
+    """`compute` of some inputs at a time, in order: by this thread, and by an idle one if there is enough for both."""
+    if len(inputs) >= 2 * _QUERIES_TO_SHARE:
+        chunks = np.array_split(inputs, 2 * -(-len(inputs) // (2 * _QUERIES_AT_ONCE)))
+        parts = [np.empty(0, np.float32)] * len(chunks)
+
+        def take_part(member: int) -> None:
+            with serving():
+                for number in range(member, len(chunks), 2):
+                    parts[number] = compute(chunks[number])
+
+        if shared_out(take_part, 2):
+            return parts
+    return [compute(inputs[i : i + _QUERIES_AT_ONCE]) for i in range(0, len(inputs), _QUERIES_AT_ONCE)]
 
 
 def _to_inputs(pixels: NDArray[np.uint8], spec: InputSpec) -> Tensor:

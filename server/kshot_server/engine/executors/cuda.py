@@ -21,6 +21,7 @@ from kshot_models.costs import measure_costs
 from kshot_models.learners import FrozenLearner
 from kshot_models.load import LoadedLearner, normalise_by, scale_of
 from kshot_models.manifest import InputSpec, Limits
+from kshot_models.sharing import Lend
 from kshot_models.tree import meta_map
 from kshot_models.types import Examples, Params
 from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
@@ -55,8 +56,9 @@ class CudaExecutor:
         self._graphs = Graphs(device)
         self._scales: dict[InputSpec, tuple[Tensor, Tensor]] = {}
 
-    def enter_lane(self) -> None:
+    def enter_lane(self, lend: Lend) -> None:
         """Nothing to do: kernels are launched from any thread."""
+        del lend
 
     def prepare(self, loaded: LoadedLearner) -> ServedModel:
         """Make a loaded learner ready."""

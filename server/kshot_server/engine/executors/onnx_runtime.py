@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from kshot_models.encoder import Encoder
 from kshot_models.manifest import ENCODER_NETWORK, Limits
 from kshot_models.onnx_files import ADAPT, CLASSES, FEATURES, FIXED_WAY, PIXELS, PREDICT, TARGETS, WEIGHTS
+from kshot_models.sharing import Lend
 from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
 from kshot_server.engine.executors.onnx_graph import Arrays, Graph
 from kshot_server.engine.executors.results import DIVERGED, probabilities
@@ -65,8 +66,9 @@ class OnnxExecutor:
         self.batch_flops = _BATCH_FLOPS
         self.lanes = (threads or len(os.sched_getaffinity(0))) if device == "cpu" else 1
 
-    def enter_lane(self) -> None:
+    def enter_lane(self, lend: Lend) -> None:
         """Nothing to do: a graph runs on the thread that asks for it."""
+        del lend
 
     def open(self, models: ModelSource, digest: str) -> ServedModel:
         """See Executor."""
