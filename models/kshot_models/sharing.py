@@ -5,7 +5,9 @@ A task alone on a machine of several cores leaves all but one without work. Noth
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -38,6 +40,9 @@ def helped_by(lend: Lend | None) -> Iterator[None]:
 def shared_out(work: Callable[[int], None], members: int) -> bool:
     """Have `work(0)`, ..., `work(members - 1)` done at once, the first by this thread.
 
+    Each has a core of its own meanwhile, as far as there are cores. Left to the system, threads that wait for one another
+    every tenth of a millisecond stay on the core that they were woken on, and take turns there.
+
     An exception of any of them is raised when all have ended.
 
     Returns:
@@ -45,13 +50,46 @@ def shared_out(work: Callable[[int], None], members: int) -> bool:
     """
     if _state.lend is None:
         return False
-    others = _state.lend([functools.partial(work, member) for member in range(1, members)])
+    cores = _cores_from_here()
+
+    def on_a_core(member: int) -> None:
+        with _bound_to(cores[member % len(cores)]):
+            work(member)
+
+    others = _state.lend([functools.partial(on_a_core, member) for member in range(1, members)])
     if others is None:
         return False
     try:
-        work(0)
+        on_a_core(0)
     finally:  # they use what is this thread's
         wait(others)
     for other in others:
         other.result()
     return True
+
+
+def _cores_from_here() -> list[int]:
+    """The cores that this thread may use, beginning with the one it is on."""
+    cores = sorted(os.sched_getaffinity(0))
+    here = _sched_getcpu()
+    first = cores.index(here) if here in cores else 0
+    return cores[first:] + cores[:first]
+
+
+@contextmanager
+def _bound_to(core: int) -> Iterator[None]:
+    """Keep this thread on a core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _sched_getcpu() -> int:
+    """The number of the core that this thread is on; -1 if the C library does not say."""
+    try:
+        return int(ctypes.CDLL(None).sched_getcpu())
+    except AttributeError:
+        return -1

@@ -37,7 +37,7 @@ __all__ = ["CpuExecutor", "Ready"]
 
 _BATCH_FLOPS = 2e8  # some milliseconds of one core: dozens of single queries, one adaptation
 _QUERIES_AT_ONCE = 128
-_QUERIES_TO_SHARE = 8  # fewer are computed before another lane is awake
+_QUERIES_TO_SHARE = 5  # fewer are computed before another lane is awake
 
 
 class Ready(NamedTuple):
