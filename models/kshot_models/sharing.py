@@ -40,8 +40,8 @@ def helped_by(lend: Lend | None) -> Iterator[None]:
 def shared_out(work: Callable[[int], None], members: int) -> bool:
     """Have `work(0)`, ..., `work(members - 1)` done at once, the first by this thread.
 
-    Each has a core of its own meanwhile, as far as there are cores. Left to the system, threads that wait for one another
-    every tenth of a millisecond stay on the core that they were woken on, and take turns there.
+    Each has a core of its own meanwhile, as far as there are cores. Left to the system, threads that wait for one
+    another every tenth of a millisecond stay on the core that they were woken on, and take turns there.
 
     An exception of any of them is raised when all have ended.
 

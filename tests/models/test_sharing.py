@@ -100,7 +100,7 @@ def a_descent(
 DESCENTS = {
     "5-way 1-shot": {"way": 5, "images": (5, 28, 28, 1), "outside": (64, 64, 64, 64)},
     "several parts": {"way": 3, "images": (21, 28, 28, 1), "outside": (32, 64)},
-    "more channels than terms of a sum": {"way": 5, "images": (7, 9, 11, 3), "outside": (32, 160, 32)},
+    "more channels than terms of a sum": {"way": 5, "images": (7, 20, 11, 3), "outside": (32, 160, 32)},
     "no pooling": {"way": 4, "images": (4, 7, 9, 8), "outside": (32, 32), "pool": False, "mean": True},
     "some weights, rates of their own": {"way": 5, "images": (6, 12, 12, 1), "outside": (32, 32), "some": True},
 }

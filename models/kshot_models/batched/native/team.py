@@ -20,12 +20,12 @@ from kshot_models.batched.native import columns, winograd
 from kshot_models.batched.native.blocks import Sizes, first_filters, images_at_once, plan_of
 from kshot_models.batched.native.convolution import FEW_POSITIONS, convolve_task
 from kshot_models.batched.native.head import head_gradients
+from kshot_models.batched.native.instructions import WIDTH
 from kshot_models.batched.native.jit import Array1, Array2, Array3, Array5, Indices, Table, carray, compiled, inlined
 from kshot_models.batched.native.meeting import call_off, meet
 from kshot_models.batched.native.normalization import constants, count_image, gradient_sums, gradient_values, moments_of
 from kshot_models.batched.native.readout import read_out, send_back
 from kshot_models.batched.native.scaling import scaled
-from kshot_models.batched.native.instructions import WIDTH
 from kshot_models.batched.native.vectors import at
 
 __all__ = ["Shared", "suits", "take_steps"]
