@@ -52,7 +52,7 @@ class Shared(NamedTuple):
     def of(cls, sizes: Sizes, members: int, features: torch.Size) -> Self:
         """New memory, for one descent."""
         pairs = zip(plan_of(sizes).raw[1:], sizes.outside, strict=False)
-        counts = [winograd.shared_size(*raw[1:4], max(inside, raw[4]) // members) for raw, inside in pairs]
+        counts = [winograd.shared_size(raw[1], raw[2], raw[3], max(inside, raw[4]) // members) for raw, inside in pairs]
         planes = torch.empty((4 * members, max(counts, default=0)))
         return cls(members, np.zeros(1, np.int64), planes, torch.empty(features))
 
