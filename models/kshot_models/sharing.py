@@ -25,6 +25,8 @@ class _State(threading.local):
 
 
 _state = _State()
+# A C library that does not tell leaves it open where the cores begin.
+_core_of_this_thread: Callable[[], int] = getattr(ctypes.CDLL(None), "sched_getcpu", lambda: -1)
 
 
 @contextmanager
@@ -71,7 +73,7 @@ def shared_out(work: Callable[[int], None], members: int) -> bool:
 def _cores_from_here() -> list[int]:
     """The cores that this thread may use, beginning with the one it is on."""
     cores = sorted(os.sched_getaffinity(0))
-    here = _sched_getcpu()
+    here = _core_of_this_thread()
     first = cores.index(here) if here in cores else 0
     return cores[first:] + cores[:first]
 
@@ -85,11 +87,3 @@ def _bound_to(core: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def _sched_getcpu() -> int:
-    """The number of the core that this thread is on; -1 if the C library does not say."""
-    try:
-        return int(ctypes.CDLL(None).sched_getcpu())
-    except AttributeError:
-        return -1

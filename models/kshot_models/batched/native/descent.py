@@ -28,6 +28,7 @@ from kshot_models.batched.native.blocks import (
 from kshot_models.batched.native.head import head_gradients
 from kshot_models.batched.native.jit import Array1, Array2, Array5, Indices, array, compiled
 from kshot_models.batched.native.readout import read_out, send_back
+from kshot_models.batched.native.update import change_weights
 from kshot_models.inner.transformation import Rates
 from kshot_models.sharing import shared_out
 
@@ -145,13 +146,4 @@ def _head(
 
 @compiled
 def _update(weights: Array1, gradients: Array1, ends: Indices, by_step: Array2, by_weight: Array1, step: int) -> None:
-    first = 0
-    for number in range(len(ends)):
-        rate = by_step[number, step]
-        if rate != 0 and len(by_weight) > 0:
-            for i in range(first, ends[number]):
-                weights[i] -= rate * by_weight[i] * gradients[i]
-        elif rate != 0:
-            for i in range(first, ends[number]):
-                weights[i] -= rate * gradients[i]
-        first = ends[number]
+    change_weights(weights, gradients, ends, by_step[:, step], by_weight, (0, 1, 0))

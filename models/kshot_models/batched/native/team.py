@@ -26,6 +26,7 @@ from kshot_models.batched.native.meeting import call_off, meet
 from kshot_models.batched.native.normalization import constants, count_image, gradient_sums, gradient_values, moments_of
 from kshot_models.batched.native.readout import read_out, send_back
 from kshot_models.batched.native.scaling import scaled
+from kshot_models.batched.native.update import change_weights
 from kshot_models.batched.native.vectors import at
 
 __all__ = ["Shared", "suits", "take_steps"]
@@ -117,7 +118,8 @@ def take_steps(
             grad = np.empty(out.shape, np.float32)
             send_back(of_features[:, own[0] : own[1]], mean, grad)
             turn = _back(table, team, images, share, grad, pool, epsilon, turn)
-        _update(weights, gradients, ends, by_step[:, step], by_weight, team, 3 * blocks)
+        part = member, members, 3 * blocks
+        change_weights(weights, gradients, ends, by_step[:, step], by_weight, part)
 
 
 @inlined
@@ -176,33 +178,6 @@ def _back(
             turn = winograd.gradients_shared(below[0], row[columns.FILTERS], sent[0], passed[0], of_filters, team, turn)
             grad = passed
     return turn
-
-
-@inlined
-def _update(
-    weights: Array1,
-    gradients: Array1,
-    ends: Indices,
-    rates: Array1,
-    by_weight: Array1,
-    team: winograd.Team,
-    of_blocks: int,
-) -> None:
-    first = 0
-    for number in range(len(ends)):
-        if number < of_blocks:
-            each = (ends[number] - first) // team.members
-            begin, end = first + each * team.member, first + each * (team.member + 1)
-        else:  # the head's
-            begin, end = first, ends[number] if team.member == 0 else first
-        rate = rates[number]
-        if rate != 0 and len(by_weight) > 0:
-            for i in range(begin, end):
-                weights[i] -= rate * by_weight[i] * gradients[i]
-        elif rate != 0:
-            for i in range(begin, end):
-                weights[i] -= rate * gradients[i]
-        first = ends[number]
 
 
 @inlined

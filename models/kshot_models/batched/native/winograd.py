@@ -160,10 +160,7 @@ def gradients(
                 left, right, into = sent[place].ctypes.data, cut[place].ctypes.data, total[place].ctypes.data
                 multiply(left, 1, outside, right, inside, into, inside, outside, count, inside, first > 0)
     if wanted & 2:
-        plane = total.shape[1] * inside
-        for row in range(outside):
-            source, into = total[0, row:].ctypes.data, of_filters[row:].ctypes.data
-            _filter_back(source, 6 * plane, plane, into, 3 * inside, inside, 0, 0, 0, 0, inside)
+        _transform_filters_back(total, of_filters)
 
 
 class Team(NamedTuple):
@@ -258,10 +255,7 @@ def gradients_shared(
                 into = total[place].ctypes.data + _BYTES * member * own
                 multiply(left, 1, outside, right, own, into, inside, outside, count, own, first > 0)
         turn = 1 - turn
-    plane = total.shape[1] * inside
-    for row in range(outside):
-        source, into = total[0, row:].ctypes.data, of_filters[row:].ctypes.data
-        _filter_back(source, 6 * plane, plane, into, 3 * inside, inside, 0, 0, 0, 0, inside)
+    _transform_filters_back(total, of_filters)
     return turn
 
 
@@ -292,6 +286,16 @@ def _transform_filters(filters: int, rows: int, row_step: int, place_step: int, 
     for row in range(rows):
         source, into = filters + _BYTES * row * row_step, spectrum[0, row:].ctypes.data
         _filter(source, 3 * place_step, place_step, into, 6 * plane, plane, 0, 0, 0, 0, channels)
+
+
+@inlined
+def _transform_filters_back(total: Array3, of_filters: Array2) -> None:
+    """G' total G, for rows of filters."""
+    inside = total.shape[2]
+    plane = total.shape[1] * inside
+    for row in range(len(of_filters)):
+        source, into = total[0, row:].ctypes.data, of_filters[row:].ctypes.data
+        _filter_back(source, 6 * plane, plane, into, 3 * inside, inside, 0, 0, 0, 0, inside)
 
 
 @inlined
