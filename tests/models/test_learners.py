@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.func import vmap
 
 from kshot_models.artifact import save_artifact
 from kshot_models.errors import WayUnsupported
+from kshot_models.heads import prototype as prototype_head
+from kshot_models.learners import GradientLearner
 from kshot_models.load import load, meta_to_arrays
 from kshot_models.manifest import LearnerSpec, Limits, Manifest
 from kshot_models.registry import build_learner
-from kshot_models.tree import tree_map
-from kshot_models.types import Examples, MetaParams, Params
+from kshot_models.tree import meta_map, tree_map
+from kshot_models.types import Examples, MetaParams, Params, TaskParams
 
 from .conftest import INPUT, LEARNERS, NETWORKS, NORMS, MakeExamples, make_learner
 
@@ -178,6 +183,49 @@ def test_a_linear_head_refuses_another_way(make_examples: MakeExamples) -> None:
     assert learner.predict(meta, learner.adapt(meta, support, way=3), support.inputs).shape == (6, 3)
     with pytest.raises(WayUnsupported, match="expected 3 classes"):
         learner.adapt(meta, support, way=4)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("head", ["shared", "prototype"])
+def test_a_body_that_stays_embeds_the_support_set_once_and_gives_the_same(
+    head: str, first_order: bool, make_examples: MakeExamples
+) -> None:
+    made, meta = make_learner("anil")
+    assert isinstance(made, GradientLearner)
+    calls = []
+
+    def counted(params: Params, inputs: Tensor, **more: Any) -> tuple[Tensor, Params]:
+        calls.append(len(inputs))
+        return made.network.apply(params, inputs, **more)
+
+    features = made.network.features
+    learner = dataclasses.replace(
+        made,
+        network=made.network._replace(apply=counted),
+        head=made.head if head == "shared" else prototype_head(features),
+        steps=3,
+        first_order=first_order,
+    )
+    support, query = make_examples(), make_examples(seed=1)
+    meta = meta_map(Tensor.requires_grad_, meta)
+    found = learner.adapt(meta, support, way=3)
+    assert calls == [len(support.inputs)]
+    assert [*learner.trajectory(meta, support, way=3)][-1].keys() == found.keys()
+    assert len(calls) == 2
+
+    *_, (fast, _) = learner.descend(meta, support, [support] * 3, way=3)  # which looks at all images again in each step
+    assert len(calls) == 2 + 3 + (head == "prototype")
+    expected = learner.task_params(meta, fast, support, way=3)
+    torch.testing.assert_close(found, expected)
+
+    def meta_gradient(task: TaskParams) -> dict[str, Tensor]:
+        loss = learner.predict(meta, task, query.inputs).square().mean()
+        grads = torch.autograd.grad(loss, list(meta.init.values()), materialize_grads=True)
+        return dict(zip(meta.init, grads, strict=True))
+
+    grads = meta_gradient(expected)
+    assert grads["body.conv1.weight"].abs().max() > 0
+    torch.testing.assert_close(meta_gradient(found), grads)
 
 
 def test_parameters_outside_the_patterns_do_not_adapt(make_examples: MakeExamples) -> None:

@@ -3,6 +3,8 @@
     adapt    start (network and head) -> steps x [forward, gradient, inner optimizer] -> moments at the last weights
     predict  forward with those moments
 
+Where no step changes the network, it embeds the support set once, and the steps are those of the head alone (ANIL).
+
 Task parameters are flat: `weights.NAME` (fast weights: what the inner loop changes), `moments.NAME`, `present`.
 Weights that the inner loop does not change stay in the meta-parameters; where each step has its own gains, those of the
 step that was taken last are among the task parameters, so that `predict` need not know which that was.
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import repeat
@@ -26,6 +28,7 @@ from kshot_models.heads.head import Head, linear_logits
 from kshot_models.inner.transformation import InnerOptimizer, State
 from kshot_models.losses import Loss, weighted_cross_entropy
 from kshot_models.manifest import NormMode
+from kshot_models.networks.identity import identity
 from kshot_models.networks.network import Network
 from kshot_models.per_step import fresh_moments, gains_at, is_norm, moments_at, query_row, with_rows
 from kshot_models.serving import alone, inner_gradient, transformable
@@ -67,6 +70,9 @@ class GradientLearner:
 
     def adapt(self, meta: MetaParams, support: Examples, *, way: int) -> TaskParams:
         """See Learner."""
+        if self._embeds_once(meta):
+            [task] = deque(self._on_features(meta, support, way), maxlen=1)
+            return task
         if alone() and (fast := self._descended(meta, support, way)) is not None:
             return self.task_params(meta, fast, support, way=way)
         # A deque of one: where no graph holds them, the weights of earlier steps are freed as it goes.
@@ -75,6 +81,9 @@ class GradientLearner:
 
     def trajectory(self, meta: MetaParams, support: Examples, *, way: int) -> Iterator[TaskParams]:
         """See Learner."""
+        if self._embeds_once(meta):
+            yield from self._on_features(meta, support, way)
+            return
         path = self.descend(meta, support, repeat(support, self.steps), way=way)
         for taken, (fast, _) in enumerate(path):
             yield self.task_params(meta, fast, support, way=way, taken=taken)
@@ -160,11 +169,19 @@ class GradientLearner:
         return tree_add(changing, updates), state
 
     def task_params(
-        self, meta: MetaParams, fast: Params, support: Examples, *, way: int, taken: int | None = None
+        self,
+        meta: MetaParams,
+        fast: Params,
+        support: Examples,
+        *,
+        way: int,
+        taken: int | None = None,
+        moments: Params | None = None,
     ) -> TaskParams:
         """The task parameters that fast weights amount to after `taken` inner steps (None: all).
 
-        With the moments of `support` under them, or with the running ones of the last step; see norm.py.
+        With the moments of `support` under them, which are counted unless given, or with the running ones of the last
+        step; see norm.py.
         """
         row = query_row(self.steps if taken is None else taken)
         if self.per_step_gains:
@@ -172,8 +189,9 @@ class GradientLearner:
         task = prefixed("weights.", fast)
         task["present"] = present_classes(support, way)
         if self.norm == "support":
-            body = self._body(meta, fast)
-            _, moments = self.network.apply(body, support.inputs, weights=support.weights, moments=None)
+            if moments is None:
+                body = self._body(meta, fast)
+                _, moments = self.network.apply(body, support.inputs, weights=support.weights, moments=None)
             task |= prefixed("moments.", moments)
         elif self.norm == "per_step":
             task |= prefixed("moments.", moments_at(meta.stats, row))
@@ -209,6 +227,22 @@ class GradientLearner:
             under("body.", weights), examples.inputs, weights=examples.weights, moments=None
         )
         return self.loss(self._logits(features, weights, present), examples)
+
+    def _embeds_once(self, meta: MetaParams) -> bool:
+        """Whether no inner step changes what the network makes of the support set."""
+        changes = (name for name in meta.init if name.startswith("body.") and self.adapts(name))
+        return not self.per_step_gains and next(changes, None) is None
+
+    def _on_features(self, meta: MetaParams, support: Examples, way: int) -> Iterator[TaskParams]:
+        """`trajectory` where the body stays: one forward pass, and the steps of a head on what it gave (ANIL)."""
+        body = under("body.", meta.init)
+        features, moments = self.network.apply(body, support.inputs, weights=support.weights, moments=None)
+        alike = replace(self, network=identity(self.network.features))
+        of_head = meta._replace(init=prefixed("head.", under("head.", meta.init)))
+        seen = support._replace(inputs=features)  # where the head starts has a gradient, and of first order no step has
+        batch = support._replace(inputs=features.detach()) if self.first_order else seen
+        for taken, (fast, _) in enumerate(alike.descend(of_head, seen, repeat(batch, self.steps), way=way)):
+            yield self.task_params(meta, fast, support, way=way, taken=taken, moments=moments)
 
     def _descended(self, meta: MetaParams, support: Examples, way: int) -> Params | None:
         """The fast weights after all steps, in one go; None where they have to be taken one by one."""

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from kshot_models.encoder import EncoderOptions
 from kshot_models.manifest import InputSpec, NormMode
+from kshot_models.networks.identity import identity
 from kshot_models.networks.network import Network
-from kshot_models.types import Params
 
 __all__ = ["encoder"]
 
@@ -33,14 +30,4 @@ def encoder(input: InputSpec, norm: NormMode, **options: Any) -> Network:  # noq
     if norm != "none":
         raise ValueError(f"expected norm = 'none', as an encoder brings its own norms; got {norm!r}")
 
-    def init(generator: torch.Generator) -> Params:
-        del generator
-        return {}
-
-    def apply(
-        params: Params, inputs: Tensor, *, weights: Tensor | None, moments: Params | None
-    ) -> tuple[Tensor, Params]:
-        del params, weights, moments
-        return inputs, {}
-
-    return Network(init, apply, EncoderOptions.model_validate(options).features)
+    return identity(EncoderOptions.model_validate(options).features)
