@@ -28,6 +28,7 @@ __all__ = [
     "Prepares",
     "alone",
     "being_transformed",
+    "constants",
     "inner_gradient",
     "kept_briefly",
     "only_mapped",
@@ -65,6 +66,12 @@ def plain_autograd() -> Iterator[None]:
 def alone() -> bool:
     """Whether nothing outside differentiates what this thread computes: within `serving`."""
     return _state.serving
+
+
+def constants(first_order: bool) -> bool:
+    """Whether nobody differentiates the inner gradients of this thread: while serving, and those of first order, which
+    count as constants; not where torch.func is at work."""
+    return _state.serving or (first_order and not being_transformed())
 
 
 def kept_briefly() -> bool:
@@ -139,7 +146,7 @@ def inner_gradient(
         params: where.
         constant: nobody differentiates the gradient; then autograd takes it wherever nothing is being transformed.
     """
-    if not (_state.serving or _state.plain or (constant and not being_transformed())):
+    if not (_state.plain or constants(constant)):
         grads, value = grad_and_value(objective)(params)
         return grads, value
     differentiable = not _state.serving and torch.is_grad_enabled() and any(p.requires_grad for p in params.values())

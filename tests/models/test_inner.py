@@ -7,6 +7,7 @@ import torch
 
 from kshot_models.inner import adam, chain, lslr, meta_sgd, proximal, sgd
 from kshot_models.inner.transformation import InnerOptimizer
+from kshot_models.serving import serving
 from kshot_models.tree import tree_add, tree_map
 from kshot_models.types import Params
 
@@ -88,6 +89,26 @@ def test_adam_equals_torchs(beta1: float) -> None:
             theirs[name].grad = grad
         optimizer.step()
     torch.testing.assert_close(ours, tree_map(torch.Tensor.detach, theirs))
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.9])
+def test_adam_in_one_call_is_adam(beta1: float) -> None:
+    rule = adam(rate=0.05, beta1=beta1, beta2=0.99).bind({})
+    params = tree_map(lambda p: p.float(), START)
+    params["dead"] = torch.zeros(3)
+    by_parts = in_one_call = rule.init(params)
+    for step in range(4):
+        grads = tree_map(lambda p: torch.randn(p.shape, generator=GENERATOR), params) | {"dead": torch.zeros(3)}
+        expected, by_parts = rule.update(grads, by_parts, params, torch.tensor(0.0))
+        before = [leaf.clone() for tree in in_one_call[:2] for leaf in tree.values()]
+        taken = in_one_call
+        with serving():
+            found, in_one_call = rule.update(grads, taken, params, torch.tensor(0.0))
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(in_one_call, by_parts)
+        assert found["dead"].abs().max() == 0
+        assert taken.steps == step
+        assert all(map(torch.equal, before, [leaf for tree in taken[:2] for leaf in tree.values()]))
 
 
 def test_adam_goes_on_from_carried_moments() -> None:

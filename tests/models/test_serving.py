@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from kshot_models.batched import native
 from kshot_models.batched.native import classifier
 from kshot_models.batched.native.classifier import Classifier
 from kshot_models.batched.native.descent import descend
 from kshot_models.inner.transformation import Objective
+from kshot_models.learners import GradientLearner
+from kshot_models.losses import weighted_cross_entropy
 from kshot_models.networks import cpu_blocks
 from kshot_models.serving import (
     inner_gradient,
@@ -24,7 +28,7 @@ from kshot_models.serving import (
     transformable,
 )
 from kshot_models.tree import meta_map
-from kshot_models.types import Examples
+from kshot_models.types import Examples, MetaParams
 
 from .conftest import LEARNERS, NETWORKS, NORMS, make_learner
 
@@ -143,6 +147,44 @@ def test_the_way_of_single_precision_gives_what_double_precision_says(
         logits = learner.predict(single, task, in_single(query).inputs)
     assert len(descents) == (name in IN_ONE_GO)
     torch.testing.assert_close(logits.softmax(-1).double(), expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", sorted(IN_ONE_GO | {"shared-proximal", "anil"}))
+def test_steps_of_first_order_are_taken_by_kernels_and_have_the_gradients_of_double_precision(
+    name: str, make_examples: Callable[..., Examples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, meta = make_learner(name, "stride")
+    assert isinstance(made, GradientLearner)
+    learner = dataclasses.replace(made, first_order=True)
+    support, query = make_examples(), make_examples(seed=1)
+    taken = []
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def count(*arguments: Any, **more: Any) -> Any:
+            taken.append(name)
+            return function(*arguments, **more)
+
+        return count
+
+    monkeypatch.setattr(cpu_blocks, "descend", counted(descend))
+    monkeypatch.setattr(native, "linear_cross_entropy", counted(native.linear_cross_entropy))
+
+    def meta_gradient(meta: MetaParams, support: Examples, query: Examples) -> list[Tensor]:
+        meta = meta_map(lambda t: t.detach().requires_grad_(), meta)
+        logits = learner.predict(meta, learner.adapt(meta, support, way=3), query.inputs)
+        trained = [*meta.init.values(), *meta.inner.values()]
+        loss = weighted_cross_entropy(logits, query)
+        return list(torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True))
+
+    expected = meta_gradient(meta, support, query)
+    assert not taken
+    single = meta_map(Tensor.float, meta)
+    found = meta_gradient(single, in_single(support), in_single(query))
+    # Learned rates have gradients, so their steps come one by one, as those of other rules and those on features do.
+    assert len(taken) == (1 if name in IN_ONE_GO and not meta.inner else learner.steps)
+    scale = max(float(grad.abs().max()) for grad in expected)
+    for grad, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(grad.double(), right, rtol=0, atol=2e-4 * scale)
 
 
 def in_single(examples: Examples) -> Examples:

@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam as adam_step
 
 from kshot_models.inner.transformation import GradientTransformation, InnerOptimizer, Objective, carry_nothing
+from kshot_models.serving import alone
 from kshot_models.tree import tree_map
 from kshot_models.types import Params
 
@@ -58,6 +60,8 @@ def adam(
             grads: Params, state: AdamState, params: Params, loss: Tensor, *, objective: Objective | None = None
         ) -> tuple[Params, AdamState]:
             del params, loss, objective
+            if alone() and all(g.device.type == "cpu" and g.dtype == torch.float32 for g in grads.values()):
+                return _in_one_call(grads, state, rate, (beta1, beta2), epsilon)
             steps = state.steps + 1
             first = tree_map(lambda m, g: beta1 * m + (1 - beta1) * g, state.first, grads)
             second = tree_map(lambda v, g: beta2 * v + (1 - beta2) * g.square(), state.second, grads)
@@ -77,6 +81,33 @@ def adam(
         return {**means, "steps": state.steps}
 
     return InnerOptimizer(init, bind, carry if carry_moments else carry_nothing)
+
+
+def _in_one_call(
+    grads: Params, state: AdamState, rate: float, betas: tuple[float, float], epsilon: float
+) -> tuple[Params, AdamState]:
+    """What `update` gives, by torch's own step of all tensors, which writes over what it takes."""
+    first = {name: state.first[name].clone() for name in grads}
+    second = {name: state.second[name].clone(memory_format=torch.contiguous_format) for name in grads}
+    updates = {name: torch.zeros_like(m) for name, m in first.items()}  # parameters at 0, where a step is the update
+    counts = [state.steps.to(torch.float32, copy=True) for _ in grads]  # which it takes in single precision alone
+    adam_step(
+        list(updates.values()),
+        [g.contiguous() for g in grads.values()],
+        list(first.values()),
+        list(second.values()),
+        [],
+        counts,
+        fused=True,
+        amsgrad=False,
+        beta1=betas[0],
+        beta2=betas[1],
+        lr=rate,
+        weight_decay=0.0,
+        eps=epsilon,
+        maximize=False,
+    )
+    return updates, AdamState(first, second, state.steps + 1)
 
 
 def _sqrt(value: Tensor) -> Tensor:

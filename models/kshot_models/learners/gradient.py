@@ -31,7 +31,7 @@ from kshot_models.manifest import NormMode
 from kshot_models.networks.identity import identity
 from kshot_models.networks.network import Network
 from kshot_models.per_step import fresh_moments, gains_at, is_norm, moments_at, query_row, with_rows
-from kshot_models.serving import alone, inner_gradient, transformable
+from kshot_models.serving import alone, constants, inner_gradient, transformable
 from kshot_models.tree import prefixed, tree_add, tree_map, under
 from kshot_models.types import Examples, MetaParams, Params, Predictor, TaskParams
 
@@ -73,7 +73,7 @@ class GradientLearner:
         if self._embeds_once(meta):
             [task] = deque(self._on_features(meta, support, way), maxlen=1)
             return task
-        if alone() and (fast := self._descended(meta, support, way)) is not None:
+        if (fast := self._descended(meta, support, way)) is not None:
             return self.task_params(meta, fast, support, way=way)
         # A deque of one: where no graph holds them, the weights of earlier steps are freed as it goes.
         [(last, _)] = deque(self.descend(meta, support, repeat(support, self.steps), way=way), maxlen=1)
@@ -161,7 +161,7 @@ class GradientLearner:
         at = tree_map(Tensor.detach, changing) if self.first_order else changing
         around = tree_map(Tensor.detach, stays) if self.first_order else stays
         objective = partial(self.support_loss, fixed=around, examples=batch, present=present)
-        found = self._pulled_back(at, around, batch, present) if alone() else None
+        found = self._pulled_back(at, around, batch, present) if constants(self.first_order) else None
         grads, loss = found or inner_gradient(objective, at, constant=self.first_order)
         if self.first_order:
             grads, loss = tree_map(Tensor.detach, grads), loss.detach()
@@ -248,10 +248,12 @@ class GradientLearner:
         """The fast weights after all steps, in one go; None where they have to be taken one by one."""
         rates = self.inner.rates
         plain = self.loss is weighted_cross_entropy and not self.per_step_gains
-        if self.network.descend is None or rates is None or not plain:
+        # Learned rates have gradients in training, be it of first order.
+        constant = alone() or (constants(self.first_order) and not meta.inner)
+        if self.network.descend is None or rates is None or not (plain and constant):
             return None
         fast, fixed = self.start(meta, support, way)
-        weights = {**fixed, **fast}
+        weights = tree_map(Tensor.detach, {**fixed, **fast})
         changed = self.network.descend(
             under("body.", weights),
             under("head.", weights),
@@ -259,7 +261,9 @@ class GradientLearner:
             present_classes(support, way),
             lambda name: rates(meta.inner, name, self.steps) if self.adapts(name) else None,
         )
-        return None if changed is None else {**fast, **changed}
+        if changed is None or alone():
+            return None if changed is None else {**fast, **changed}
+        return {**fast, **{name: fast[name] + (end - weights[name]) for name, end in changed.items()}}
 
     def _pulled_back(
         self, changing: Params, fixed: Params, examples: Examples, present: Tensor

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from kshot_models.learners import GradientLearner
 from kshot_models.losses import Loss, weighted_cross_entropy
+from kshot_models.serving import serving
 from kshot_models.types import Episode, Examples, Learner, MetaParams, Params
 from kshot_training.errors import RecipeError
 from kshot_training.meta_gradients.base import Metrics, Plan, PlannedGradient
@@ -109,7 +110,8 @@ class _Reptile:
         assert isinstance(plain, GradientLearner)
 
         def one(work: tuple[Episode, Plan]) -> tuple[tuple[Tensor, ...], Metrics]:
-            with torch.no_grad():
+            # Nothing is differentiated but inner losses; vmap is a transform, to which serving is no promise.
+            with torch.no_grad() if self.batching == "vmap" else serving():
                 return _one(plain, meta, *work, way=way, direction=self.direction, loss=self.loss)
 
         if self.batching == "vmap":
