@@ -28,9 +28,9 @@ __all__ = [
     "Prepares",
     "alone",
     "being_transformed",
-    "constants",
     "inner_gradient",
     "kept_briefly",
+    "nobody_differentiates",
     "only_mapped",
     "plain_autograd",
     "predict_each",
@@ -68,7 +68,7 @@ def alone() -> bool:
     return _state.serving
 
 
-def constants(first_order: bool) -> bool:
+def nobody_differentiates(*, first_order: bool) -> bool:
     """Whether nobody differentiates the inner gradients of this thread: while serving, and those of first order, which
     count as constants; not where torch.func is at work."""
     return _state.serving or (first_order and not being_transformed())
@@ -146,7 +146,7 @@ def inner_gradient(
         params: where.
         constant: nobody differentiates the gradient; then autograd takes it wherever nothing is being transformed.
     """
-    if not (_state.plain or constants(constant)):
+    if not (_state.plain or nobody_differentiates(first_order=constant)):
         grads, value = grad_and_value(objective)(params)
         return grads, value
     differentiable = not _state.serving and torch.is_grad_enabled() and any(p.requires_grad for p in params.values())

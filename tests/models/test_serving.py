@@ -182,9 +182,9 @@ def test_steps_of_first_order_are_taken_by_kernels_and_have_the_gradients_of_dou
     found = meta_gradient(single, in_single(support), in_single(query))
     # Learned rates have gradients, so their steps come one by one, as those of other rules and those on features do.
     assert len(taken) == (1 if name in IN_ONE_GO and not meta.inner else learner.steps)
-    scale = max(float(grad.abs().max()) for grad in expected)
-    for grad, right in zip(found, expected, strict=True):
-        torch.testing.assert_close(grad.double(), right, rtol=0, atol=2e-4 * scale)
+    scale = max(float(right.abs().max()) for right in expected)
+    for each, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(each.double(), right, rtol=0, atol=2e-4 * scale)
 
 
 def in_single(examples: Examples) -> Examples:

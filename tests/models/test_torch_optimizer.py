@@ -248,13 +248,31 @@ def test_the_shipped_optimizers_lower_a_loss_of_their_kind_without_tuning(name: 
     assert losses[100] < 0.1 * losses[0]  # tuned SGD stays above that
 
 
-def test_the_shipped_optimizer_for_networks_trains_one() -> None:
+NETWORKS = {
+    "l2l-mlp": ((20,), lambda: [nn.Linear(20, 20), nn.Sigmoid(), nn.Linear(20, 4)]),
+    "l2l-conv": (
+        (1, 8, 8),
+        lambda: [
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.MaxPool2d(4),
+            nn.Flatten(),
+            nn.Linear(32, 4),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_shipped_optimizers_for_networks_train_one(name: str) -> None:
     generator = torch.Generator().manual_seed(4)
     torch.manual_seed(0)
-    inputs = torch.randn(64, 20, generator=generator)
-    targets = (inputs[:, :4]).argmax(1)
-    net = nn.Sequential(nn.Linear(20, 20), nn.Sigmoid(), nn.Linear(20, 4))
-    optimizer = load("l2l-mlp").as_torch_optimizer(net.parameters())
+    shape, layers = NETWORKS[name]
+    inputs = torch.randn(64, *shape, generator=generator)
+    targets = inputs.flatten(1)[:, :4].argmax(1)
+    net = nn.Sequential(*layers())
+    optimizer = load(name).as_torch_optimizer(net.parameters())
     losses = []
     for _ in range(101):
         optimizer.zero_grad()

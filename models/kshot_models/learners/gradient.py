@@ -31,7 +31,7 @@ from kshot_models.manifest import NormMode
 from kshot_models.networks.identity import identity
 from kshot_models.networks.network import Network
 from kshot_models.per_step import fresh_moments, gains_at, is_norm, moments_at, query_row, with_rows
-from kshot_models.serving import alone, constants, inner_gradient, transformable
+from kshot_models.serving import alone, inner_gradient, nobody_differentiates, transformable
 from kshot_models.tree import prefixed, tree_add, tree_map, under
 from kshot_models.types import Examples, MetaParams, Params, Predictor, TaskParams
 
@@ -161,7 +161,11 @@ class GradientLearner:
         at = tree_map(Tensor.detach, changing) if self.first_order else changing
         around = tree_map(Tensor.detach, stays) if self.first_order else stays
         objective = partial(self.support_loss, fixed=around, examples=batch, present=present)
-        found = self._pulled_back(at, around, batch, present) if constants(self.first_order) else None
+        found = (
+            self._pulled_back(at, around, batch, present)
+            if nobody_differentiates(first_order=self.first_order)
+            else None
+        )
         grads, loss = found or inner_gradient(objective, at, constant=self.first_order)
         if self.first_order:
             grads, loss = tree_map(Tensor.detach, grads), loss.detach()
@@ -249,7 +253,7 @@ class GradientLearner:
         rates = self.inner.rates
         plain = self.loss is weighted_cross_entropy and not self.per_step_gains
         # Learned rates have gradients in training, be it of first order.
-        constant = alone() or (constants(self.first_order) and not meta.inner)
+        constant = alone() or (nobody_differentiates(first_order=self.first_order) and not meta.inner)
         if self.network.descend is None or rates is None or not (plain and constant):
             return None
         fast, fixed = self.start(meta, support, way)
