@@ -18,7 +18,7 @@ from kshot_models.load import normalise
 from kshot_models.manifest import Component, LearnerSpec, Limits
 from kshot_models.types import Examples
 from kshot_server.engine.executors.base import AdaptedWeights, Executor, Queries, ServedModel
-from kshot_server.engine.executors.cpu import CpuExecutor
+from kshot_server.engine.executors.cpu import CpuExecutor, all_finite
 from kshot_server.engine.executors.cuda import CudaExecutor, padded_size
 from kshot_server.engine.executors.results import probabilities
 from kshot_server.engine.repository import ModelRepository
@@ -187,6 +187,16 @@ def test_steps_that_explode_are_a_divergence_of_that_task_alone(
     (failed,) = executor.adapt(model, [make_task(0).support])
     assert isinstance(failed, Failed)
     assert failed.code == "adaptation_diverged"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_one_number_that_is_not_finite_is_found_wherever_it_is(bad: float) -> None:
+    numbers = torch.linspace(-1, 1, 1000)
+    assert all_finite(numbers)
+    assert all_finite(torch.full((4,), 3e38))  # their sum is not
+    for place in (0, 7, 999):
+        assert not all_finite(numbers.index_fill(0, torch.tensor([place]), bad))
+    assert not all_finite(torch.tensor([bad, 0.0, -bad]))
 
 
 def test_logits_that_are_not_finite_are_a_divergence() -> None:
