@@ -69,6 +69,26 @@ def test_noise_is_said_in_the_goals_and_in_the_section(tmp_path: Path) -> None:
     assert "NOISY: the repetitions of kshot" in show(noisy)
 
 
+@pytest.mark.parametrize(
+    ("ours", "peer", "told"),
+    [
+        (0.05, 0.05, "2.60x | yes"),
+        (0.20, 0.05, "2.60x (noisy) | cannot tell: measure again on a quiet machine"),
+        (0.05, 0.20, "2.60x (noisy) | cannot tell: measure again on a quiet machine"),
+    ],
+)
+def test_a_goal_is_told_where_the_rows_that_it_compares_were_steady(
+    ours: float, peer: float, told: str, tmp_path: Path
+) -> None:
+    noise = judge({"kshot, onnxruntime": [1.0, 2.0, 3.0]}, 0.01, allow_noise=True)
+    steady = report()
+    rows = [row.model_copy(update={"spread": ours if row == steady.rows[0] else peer}) for row in steady.rows]
+    write_report(tmp_path / "adapt.json", report(rows=rows, noise=noise, noisy=noise.noisy))
+    text = render(tmp_path)
+    assert f"| >= 2.5x the best peer | {told} |" in text
+    assert "**Noisy**: the repetitions of kshot, onnxruntime" in text
+
+
 def test_sessions_goal(tmp_path: Path) -> None:
     details = {
         "live sessions": 10_000,

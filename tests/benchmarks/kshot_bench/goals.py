@@ -11,10 +11,23 @@ __all__ = ["GOALS", "Goal", "Reading"]
 
 
 class Reading(NamedTuple):
-    """What a report says of a goal."""
+    """What a report says of a goal.
+
+    `spreads` are those of the rows that it compares: others may have been too unsteady, and it can still be told. Without
+    them it is as good as the whole report.
+    """
 
     text: str
     reached: bool
+    spreads: tuple[float | None, ...] | None = None
+
+    def noisy(self, report: Report) -> bool:
+        """Whether the machine was too noisy to tell."""
+        noise = report.noise
+        if self.spreads is None or noise is None:
+            return report.noisy
+        unsteady = any(spread is not None and spread > noise.spread_limit for spread in self.spreads)
+        return unsteady or noise.other_load > noise.other_load_limit
 
 
 class Goal(NamedTuple):
@@ -29,9 +42,17 @@ class Goal(NamedTuple):
 def _at_least(field: str, least: float, form: str = "{:.2f}x") -> Callable[[Report], Reading | None]:
     def read(report: Report) -> Reading | None:
         value = getattr(report, field)
-        return None if value is None else Reading(form.format(value), value >= least)
+        return None if value is None else Reading(form.format(value), value >= least, _compared(report, field))
 
     return read
+
+
+def _compared(report: Report, field: str) -> tuple[float | None, ...]:
+    """Spreads of the first row, which is ours, and of the best peer where `field` is a ratio to it."""
+    alone = field.startswith("latency")
+    peer = report.latency_best_peer if alone else report.best_peer
+    rows = [row for row in report.rows if row.name == peer] if field.endswith("best_peer") else []
+    return tuple(row.latency_spread if alone else row.spread for row in [*report.rows[:1], *rows])
 
 
 def _detail(name: str, form: str, reached: Callable[[float], bool]) -> Callable[[Report], Reading | None]:
@@ -44,23 +65,28 @@ def _detail(name: str, form: str, reached: Callable[[float], bool]) -> Callable[
 
 def _rate(row: str, least: float) -> Callable[[Report], Reading | None]:
     def read(report: Report) -> Reading | None:
-        value = _row(report, row).tasks_per_second
-        return None if value is None else Reading(f"{value:,.0f}/s", value >= least)
+        found = _row(report, row)
+        rate = found.tasks_per_second
+        return None if rate is None else Reading(f"{rate:,.0f}/s", rate >= least, (found.spread,))
 
     return read
 
 
 def _adapt_over_http(report: Report) -> Reading | None:
-    http, here = _row(report, "http safetensors").latency_ms, _row(report, "in process").latency_ms
-    return None if http is None or here is None else Reading(f"{http / here:.2f}x", http / here <= 1.3)
+    rows = _row(report, "http safetensors"), _row(report, "in process")
+    http, here = (row.latency_ms for row in rows)
+    if http is None or here is None:
+        return None
+    return Reading(f"{http / here:.2f}x", http / here <= 1.3, tuple(row.latency_spread for row in rows))
 
 
 def _without_torch(report: Report) -> Reading | None:
-    found = [row.latency_ms for row in report.rows if row.name in {"kshot", "kshot, onnxruntime"}]
+    rows = [row for row in report.rows if row.name in {"kshot", "kshot, onnxruntime"}]
+    found = [row.latency_ms for row in rows]
     if len(found) != 2 or None in found:
         return None
     torch, onnx = (float(milliseconds) for milliseconds in found if milliseconds is not None)
-    return Reading(f"{onnx / torch:.2f}x", onnx <= torch)
+    return Reading(f"{onnx / torch:.2f}x", onnx <= torch, tuple(row.latency_spread for row in rows))
 
 
 def _sessions(report: Report) -> Reading | None:
@@ -75,6 +101,7 @@ def _sessions(report: Report) -> Reading | None:
     return Reading(
         f"{count:,} sessions: {memory:,.0f} MB; p99 {before:.1f} -> {after:.1f} ms",
         count >= 10_000 and after <= 1.25 * before,
+        (),  # both are of single requests, thousands of them: no row is looked at
     )
 
 

@@ -45,7 +45,8 @@ The floor is the work's multiplications at the best fp32 GEMM rate of the same m
 peers have one process for each core; ms a task is wall time over tasks. One alone: the median of single tasks, all
 cores. Spread: interquartile range over median of the repetitions. CPU ms: the processor time that a task takes in all
 threads and processes, which other load on the machine hardly changes. A report marked **noisy** was taken while the
-machine was busy with other things, or unsteady: its wall times are too long, and ratios of them are rough.
+machine was busy with other things, or unsteady: its wall times are too long, and ratios of them are rough. A goal is
+told all the same where what it compares was steady.
 
 Written by `make benchmarks` from `tests/benchmarks/results/*.json`; do not edit. `make bench` measures all of it anew
 on a CPU, `make bench-gpu` the rows that need a GPU.
@@ -69,7 +70,7 @@ def _measured(goal: Goal, report: Report | None) -> str:
     reading = None if report is None else goal.read(report)
     if reading is None or report is None:
         return f" | not measured: `{COMMANDS[goal.report]}`"
-    if report.noisy:
+    if reading.noisy(report):
         return f"{reading.text} (noisy) | cannot tell: measure again on a quiet machine"
     return f"{reading.text} | {'yes' if reading.reached else 'no'}"
 
