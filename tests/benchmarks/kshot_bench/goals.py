@@ -13,8 +13,8 @@ __all__ = ["GOALS", "Goal", "Reading"]
 class Reading(NamedTuple):
     """What a report says of a goal.
 
-    `spreads` are those of the rows that it compares: others may have been too unsteady, and it can still be told. Without
-    them it is as good as the whole report.
+    `spreads` are those of the rows that it compares: others may have been too unsteady, and it can still be told.
+    Without them it is as good as the whole report.
     """
 
     text: str
