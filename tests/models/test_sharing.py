@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kshot_models.batched.native import descent, meeting, team
-from kshot_models.batched.native.blocks import Keep, Sizes
+from kshot_models.batched.native.blocks import Keep, Sizes, forward
 from kshot_models.batched.native.descent import Classes, descend
 from kshot_models.inner.transformation import Rates
 from kshot_models.sharing import Lend, helped_by, shared_out
@@ -94,7 +94,18 @@ def a_descent(
     weights[-1] = 0.0 if some else 1.0
     share = weights / weights.sum()
     classes = Classes(torch.arange(n) % way, share, torch.ones(way))
-    return lambda: descend(drawn(1, *images, seed=50), share[None], params, rates, classes, sizes, 1e-5, mean=mean)
+    given = drawn(1, *images, seed=50), share[None]
+
+    def descended() -> list[torch.Tensor]:
+        found = descend(*given, params, rates, classes, sizes, 1e-5, mean=mean, moments=True)
+        for number, channels in enumerate(outside):
+            assert [len(each) for each in found.moments[2 * number : 2 * number + 2]] == [channels, channels]
+        end = forward(*given, found.params[:-2], sizes, 1e-5)
+        for each, expected in zip(found.moments, end.moments(), strict=True):
+            assert torch.equal(each, expected)
+        return [*found.params, *found.moments]
+
+    return descended
 
 
 DESCENTS = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 from kshot_models.inner.transformation import InnerOptimizer, Rates, stateless
@@ -12,8 +14,13 @@ __all__ = ["sgd"]
 
 def sgd(*, rate: float) -> InnerOptimizer:
     """phi' = phi - rate * grad, for the gradient of the mean loss; nothing is learned."""
+
+    @lru_cache(maxsize=8)
+    def rates(steps: int) -> Rates:
+        return Rates(torch.full((steps,), rate))
+
     return InnerOptimizer(
         init=lambda params, generator: {},
         bind=lambda phi: stateless(lambda grads: tree_scale(grads, -rate)),
-        rates=lambda phi, name, steps: Rates(torch.full((steps,), rate)),
+        rates=lambda phi, name, steps: rates(steps),
     )

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import lru_cache, partial
 from itertools import repeat
 
 import torch
@@ -73,8 +73,9 @@ class GradientLearner:
         if self._embeds_once(meta):
             [task] = deque(self._on_features(meta, support, way), maxlen=1)
             return task
-        if (fast := self._descended(meta, support, way)) is not None:
-            return self.task_params(meta, fast, support, way=way)
+        if (descended := self._descended(meta, support, way)) is not None:
+            fast, moments = descended
+            return self.task_params(meta, fast, support, way=way, moments=moments)
         # A deque of one: where no graph holds them, the weights of earlier steps are freed as it goes.
         [(last, _)] = deque(self.descend(meta, support, repeat(support, self.steps), way=way), maxlen=1)
         return self.task_params(meta, last, support, way=way)
@@ -248,8 +249,11 @@ class GradientLearner:
         for taken, (fast, _) in enumerate(alike.descend(of_head, seen, repeat(batch, self.steps), way=way)):
             yield self.task_params(meta, fast, support, way=way, taken=taken, moments=moments)
 
-    def _descended(self, meta: MetaParams, support: Examples, way: int) -> Params | None:
-        """The fast weights after all steps, in one go; None where they have to be taken one by one."""
+    def _descended(self, meta: MetaParams, support: Examples, way: int) -> tuple[Params, Params | None] | None:
+        """The fast weights after all steps, in one go, and the moments under them if they are needed and constants.
+
+        None where the steps have to be taken one by one.
+        """
         rates = self.inner.rates
         plain = self.loss is weighted_cross_entropy and not self.per_step_gains
         # Learned rates have gradients in training, be it of first order.
@@ -258,16 +262,20 @@ class GradientLearner:
             return None
         fast, fixed = self.start(meta, support, way)
         weights = tree_map(Tensor.detach, {**fixed, **fast})
-        changed = self.network.descend(
+        found = self.network.descend(
             under("body.", weights),
             under("head.", weights),
             support,
             present_classes(support, way),
             lambda name: rates(meta.inner, name, self.steps) if self.adapts(name) else None,
+            moments=alone() and self.norm == "support",
         )
-        if changed is None or alone():
-            return None if changed is None else {**fast, **changed}
-        return {**fast, **{name: fast[name] + (end - weights[name]) for name, end in changed.items()}}
+        if found is None:
+            return None
+        changed, moments = found
+        if alone():
+            return {**fast, **changed}, moments or None
+        return {**fast, **{name: fast[name] + (end - weights[name]) for name, end in changed.items()}}, None
 
     def _pulled_back(
         self, changing: Params, fixed: Params, examples: Examples, present: Tensor
@@ -293,7 +301,7 @@ class GradientLearner:
         """Whether the inner loop changes the weight of this name."""
         if self.per_step_gains and is_norm(name):
             return False
-        return any(fnmatchcase(name, pattern) for pattern in self.adapt_patterns)
+        return _matches(name, self.adapt_patterns)
 
     @property
     def per_step(self) -> bool:
@@ -306,3 +314,8 @@ class GradientLearner:
 
     def _body(self, meta: MetaParams, fast: Params) -> Params:
         return {**under("body.", meta.init), **under("body.", fast)}
+
+
+@lru_cache(maxsize=1024)
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -95,12 +95,18 @@ def _without_autograd(
         return features.mean((2, 3)) if mean else features.flatten(1), pull
 
     def descend(
-        params: Params, head: Params, support: Examples, present: Tensor, rates: Callable[[str], Rates | None]
-    ) -> Params | None:
+        params: Params,
+        head: Params,
+        support: Examples,
+        present: Tensor,
+        rates: Callable[[str], Rates | None],
+        *,
+        moments: bool,
+    ) -> tuple[Params, Params] | None:
         norms = passed(support.weights, None)
         if _blocks(support.inputs, norms) is not cpu_blocks:
             return None
-        return cpu_descend(params, head, support, present, rates, norms, count, shape, mean=mean)
+        return cpu_descend(params, head, support, present, rates, norms, count, shape, mean=mean, moments=moments)
 
     def prepare(params: Params, head: Params, moments: Params) -> Predictor | None:
         norms = passed(None, moments)

@@ -98,7 +98,7 @@ def cpu_pullback(params: Params, inputs: Tensor, norms: NormPass, count: int, sh
     return run.out(count - 1)[0].movedim(-1, 1), pull
 
 
-def cpu_descend(
+def cpu_descend(  # noqa: PLR0913 - what a Descent takes, and what Conv4 knows
     params: Params,
     head: Params,
     support: Examples,
@@ -109,7 +109,8 @@ def cpu_descend(
     shape: BlockShape,
     *,
     mean: bool,
-) -> Params:
+    moments: bool,
+) -> tuple[Params, Params]:
     """Inner steps of gradient descent; see network.Descent."""
     images, share, flat, sizes = _laid_out(params, support.inputs, norms, count, shape)
     names = [
@@ -125,10 +126,13 @@ def cpu_descend(
     in_loss = support.weights / support.weights.sum().clamp_min(1)
     classes = Classes(support.targets, in_loss, present)
     weights = [*flat, head["weight"], head["bias"]]
-    found = descend(images, share, weights, given, classes, sizes._replace(keep=Keep.ALL), shape.epsilon, mean=mean)
+    sizes = sizes._replace(keep=Keep.ALL)
+    found, used = descend(images, share, weights, given, classes, sizes, shape.epsilon, mean=mean, moments=moments)
     for number in range(0, 3 * count, 3):
         found[number] = found[number].permute(0, 3, 1, 2)
-    return {name: each for name, each, rate in zip(names, found, given, strict=True) if rate is not None}
+    changed = {name: each for name, each, rate in zip(names, found, given, strict=True) if rate is not None}
+    layers = [f"norm{i}.{kind}" for i in range(1, count + 1) for kind in ("mean", "variance")]
+    return changed, dict(zip(layers, used, strict=True)) if moments else {}
 
 
 def _flat(params: Params, count: int) -> list[Tensor]:

@@ -60,7 +60,9 @@ class Descent(Protocol):
         support: Examples,
         present: Tensor,
         rates: Callable[[str], Rates | None],
-    ) -> Params | None:
+        *,
+        moments: bool,
+    ) -> tuple[Params, Params] | None:
         """Take the steps.
 
         Args:
@@ -69,9 +71,10 @@ class Descent(Protocol):
             support: the examples, which all steps see.
             present: (way,) 1 for the classes that have examples.
             rates: of `body.NAME` and `head.NAME`; None for what stays as it is.
+            moments: whether those of the support set under the new weights are wanted.
 
         Returns:
-            the weights that changed, by those names; None where this cannot be done.
+            the weights that changed, by those names, and the moments, if wanted; None where this cannot be done.
         """
         ...
 

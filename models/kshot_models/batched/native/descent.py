@@ -2,8 +2,9 @@
 
     (w, W) <- (w, W) - rates o d loss(head_W(blocks_w(images)), targets)
 
-What `blocks.py` and `head.py` compute step by step: four calls for each, and nothing between them; or, where threads
-are idle that would help, what `team.py` does with them.
+What `blocks.py` and `head.py` compute step by step: four calls for each, and little between them, as Python finds the
+caches full of the kernels' numbers; or, where threads are idle that would help, what `team.py` does with them. A last
+pass gives the moments under the new weights, which queries are normalized by.
 """
 
 from __future__ import annotations
@@ -32,9 +33,16 @@ from kshot_models.batched.native.update import change_weights
 from kshot_models.inner.transformation import Rates
 from kshot_models.sharing import shared_out
 
-__all__ = ["Classes", "descend"]
+__all__ = ["Classes", "Descended", "descend"]
 
 _TEAMS = 4, 2  # how many threads may share a descent, the largest number first
+
+
+class Descended(NamedTuple):
+    """Where the steps led."""
+
+    params: list[Tensor]  # in memory of their own
+    moments: list[Tensor]  # mean and variance (outside,) of each block at the end, one after the other; or none
 
 
 class Classes(NamedTuple):
@@ -55,7 +63,8 @@ def descend(
     epsilon: float,
     *,
     mean: bool,
-) -> list[Tensor]:
+    moments: bool = False,
+) -> Descended:
     """Take the steps.
 
     Args:
@@ -68,9 +77,7 @@ def descend(
         sizes: of the blocks, which keep all.
         epsilon: added to variances.
         mean: the head has the mean over positions in place of all positions.
-
-    Returns:
-        the parameters after the last step, in memory of their own.
+        moments: whether those after the last step are wanted.
     """
     images, share = images.contiguous(), share.contiguous()
     plan, counts = plan_of(sizes), [each.numel() for each in params]
@@ -94,19 +101,29 @@ def descend(
         if team.suits(sizes, members):
             shared = team.Shared.of(sizes, members, features.shape)
             given = array(images), array(share), pool, added, *head, *of_classes, array(shared.of_features)
-            take_part = shared.part(table, *given, *of_head, mean, *update_given)
+            take_part = shared.part(table, *given, *of_head, mean, *update_given, moments)
             if shared_out(take_part, members):
-                return found
-    where = address_of(images), address_of(share)
-    last = values[int(plan.places[-1, 1]) :][: of_out.numel()].view(out)
+                return Descended(found, _moments(values, sizes, members) if moments else [])
+    forward = table, address_of(images), address_of(share), n, stride, pool, added
+    last, grad = array(values[int(plan.places[-1, 1]) :][: of_out.numel()].view(out)), array(of_out)
+    back = table, address_of(images), address_of(share), address_of(of_out), n, stride, pool, added
     of_blocks = bool((by_step[:-2] != 0).any())
     for step in range(by_step.shape[1]):
-        run_forward(table, *where, n, stride, pool, added, False)
-        _head(array(last), *head, *of_classes, *of_head, mean, array(of_out))
+        run_forward(*forward, False)
+        _head(last, *head, *of_classes, *of_head, mean, grad)
         if of_blocks:
-            run_back(table, *where, address_of(of_out), n, stride, pool, added)
+            run_back(*back)
         _update(*update_given, step)
-    return found
+    if moments:
+        run_forward(*forward, False)
+    return Descended(found, _moments(values, sizes, 1) if moments else [])
+
+
+def _moments(values: Tensor, sizes: Sizes, members: int) -> list[Tensor]:
+    """Mean and variance of each block; each member has its channels' moments, and what it made of them, in a row."""
+    parts = torch.split_with_sizes(values[: 4 * sum(sizes.outside)], [4 * outside for outside in sizes.outside])
+    each = [part.view(members, 4, -1) for part in parts]
+    return [block[:, number].flatten() for block in each for number in (0, 1)]
 
 
 def _gathered(rates: Sequence[Rates | None], params: Sequence[Tensor]) -> tuple[Array2, Array1]:

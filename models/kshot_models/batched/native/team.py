@@ -98,6 +98,7 @@ def take_steps(
     ends: Indices,
     by_step: Array2,
     by_weight: Array1,
+    moments: bool,
 ) -> None:
     """What a member does, beside all others; the arguments are those of `descend`'s kernels and of winograd.Team."""
     team = winograd.Team(member, members, arrivals, planes, size)
@@ -105,9 +106,11 @@ def take_steps(
     last = table[blocks - 1]
     own = features.shape[1] // members * member, features.shape[1] // members * (member + 1)
     of_blocks = (by_step[: 3 * blocks] != 0).any()
-    turn = 0
-    for step in range(by_step.shape[1]):
+    turn, steps = 0, by_step.shape[1]
+    for step in range(steps + moments):  # a last pass for the moments alone
         turn = _forward(table, team, images, share, pool, epsilon, turn)
+        if step == steps:
+            break
         out = _out(last, team, n, pool)
         read_out(out, mean, features[:, own[0] : own[1]])
         meet(arrivals, members)
