@@ -87,8 +87,10 @@ def _in_one_call(
     grads: Params, state: AdamState, rate: float, betas: tuple[float, float], epsilon: float
 ) -> tuple[Params, AdamState]:
     """What `update` gives, by torch's own step of all tensors, which writes over what it takes."""
-    first = {name: state.first[name].clone() for name in grads}
-    second = {name: state.second[name].clone(memory_format=torch.contiguous_format) for name in grads}
+    # It goes through memory as it lies, so all have to lie alike.
+    plain = torch.contiguous_format
+    first = {name: state.first[name].clone(memory_format=plain) for name in grads}
+    second = {name: state.second[name].clone(memory_format=plain) for name in grads}
     updates = {name: torch.zeros_like(m) for name, m in first.items()}  # parameters at 0, where a step is the update
     counts = [state.steps.to(torch.float32, copy=True) for _ in grads]  # which it takes in single precision alone
     adam_step(
