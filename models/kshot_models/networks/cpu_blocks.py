@@ -132,8 +132,7 @@ def cpu_descend(  # noqa: PLR0913 - what a Descent takes, and what Conv4 knows
         found[number] = found[number].permute(0, 3, 1, 2)
     changed = {name: each for name, each, rate in zip(names, found, given, strict=True) if rate is not None}
     layers = [f"norm{i}.{kind}" for i in range(1, count + 1) for kind in ("mean", "variance")]
-    # Copies: they lie among all that was kept for the way back, and would keep it.
-    return changed, {layer: each.clone() for layer, each in zip(layers, used, strict=True)} if moments else {}
+    return changed, dict(zip(layers, used, strict=True)) if moments else {}
 
 
 def _flat(params: Params, count: int) -> list[Tensor]:

@@ -46,6 +46,7 @@ __all__ = [
     "first_filters",
     "forward",
     "images_at_once",
+    "moments_in",
     "out_of",
     "plan_of",
     "point_to_block",
@@ -114,9 +115,7 @@ class Run(NamedTuple):
 
     def moments(self) -> list[Tensor]:
         """Mean and variance (outside,) of each block, one after the other."""
-        found = [part for outside in self.sizes.outside for part in (outside, outside, 2 * outside)]
-        parts = torch.split_with_sizes(self.values[: sum(found)], found)
-        return [each for mean, variance in zip(parts[::3], parts[1::3], strict=True) for each in (mean, variance)]
+        return moments_in(self.values, self.sizes)
 
 
 class Extra(NamedTuple):
@@ -248,6 +247,19 @@ def plan_of(sizes: Sizes) -> _Plan:
         size, found = size + held + prod(out), found + 4 * outside
         height, width, inside = out[2:]
     return _Plan(table, raws, outs, places, size, gradients, sum(gradients), gradient_places)
+
+
+def moments_in(values: Tensor, sizes: Sizes, members: int = 1) -> list[Tensor]:
+    """Mean and variance (outside,) of each block, one after the other.
+
+    Args:
+        values: of blocks that have been computed.
+        sizes: theirs.
+        members: by how many threads; each has its channels' moments, and what it made of them, in a row.
+    """
+    parts = torch.split_with_sizes(values[: 4 * sum(sizes.outside)], [4 * outside for outside in sizes.outside])
+    each = [part.view(members, 4, -1) for part in parts]
+    return [block[:, number].flatten() for block in each for number in (0, 1)]
 
 
 def _part(values: Tensor, start: int, shape: tuple[int, ...]) -> Tensor:

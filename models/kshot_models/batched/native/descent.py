@@ -20,6 +20,7 @@ from kshot_models.batched.native import team
 from kshot_models.batched.native.blocks import (
     Sizes,
     address_of,
+    moments_in,
     plan_of,
     point_to_gradients,
     point_to_values,
@@ -39,9 +40,9 @@ _TEAMS = 4, 2  # how many threads may share a descent, the largest number first
 
 
 class Descended(NamedTuple):
-    """Where the steps led."""
+    """Where the steps led, in memory of its own."""
 
-    params: list[Tensor]  # in memory of their own
+    params: list[Tensor]
     moments: list[Tensor]  # mean and variance (outside,) of each block at the end, one after the other; or none
 
 
@@ -103,27 +104,23 @@ def descend(
             given = array(images), array(share), pool, added, *head, *of_classes, array(shared.of_features)
             take_part = shared.part(table, *given, *of_head, mean, *update_given, moments)
             if shared_out(take_part, members):
-                return Descended(found, _moments(values, sizes, members) if moments else [])
-    forward = table, address_of(images), address_of(share), n, stride, pool, added
-    last, grad = array(values[int(plan.places[-1, 1]) :][: of_out.numel()].view(out)), array(of_out)
-    back = table, address_of(images), address_of(share), address_of(of_out), n, stride, pool, added
-    of_blocks = bool((by_step[:-2] != 0).any())
-    for step in range(by_step.shape[1]):
-        run_forward(*forward, False)
-        _head(last, *head, *of_classes, *of_head, mean, grad)
-        if of_blocks:
-            run_back(*back)
-        _update(*update_given, step)
-    if moments:
-        run_forward(*forward, False)
-    return Descended(found, _moments(values, sizes, 1) if moments else [])
-
-
-def _moments(values: Tensor, sizes: Sizes, members: int) -> list[Tensor]:
-    """Mean and variance of each block; each member has its channels' moments, and what it made of them, in a row."""
-    parts = torch.split_with_sizes(values[: 4 * sum(sizes.outside)], [4 * outside for outside in sizes.outside])
-    each = [part.view(members, 4, -1) for part in parts]
-    return [block[:, number].flatten() for block in each for number in (0, 1)]
+                break
+    else:
+        members = 1
+        forward = table, address_of(images), address_of(share), n, stride, pool, added
+        last, grad = array(values[int(plan.places[-1, 1]) :][: of_out.numel()].view(out)), array(of_out)
+        back = table, address_of(images), address_of(share), address_of(of_out), n, stride, pool, added
+        of_blocks = bool((by_step[:-2] != 0).any())
+        for step in range(by_step.shape[1]):
+            run_forward(*forward, False)
+            _head(last, *head, *of_classes, *of_head, mean, grad)
+            if of_blocks:
+                run_back(*back)
+            _update(*update_given, step)
+        if moments:
+            run_forward(*forward, False)
+    # Copies: the moments lie among all that was kept for the way back, and would keep it.
+    return Descended(found, [each.clone() for each in moments_in(values, sizes, members)] if moments else [])
 
 
 def _gathered(rates: Sequence[Rates | None], params: Sequence[Tensor]) -> tuple[Array2, Array1]:
