@@ -2,8 +2,8 @@
 
     none                 it may be differentiated any number of times, mapped and traced: inner gradients come from
                          torch.func, and networks are made of primitives
-    `plain_autograd`     it is differentiated by plain autograd alone, any number of times, and not mapped: inner
-                         gradients are autograd's too
+    `plain_autograd`     it is differentiated by plain autograd alone, once, and not mapped: inner gradients are
+                         autograd's too, and all steps may be one operation
     `serving`            nothing outside differentiates it at all: inner gradients are taken once
 
 The numbers are the same up to rounding, and learners do not tell them apart.
@@ -28,6 +28,7 @@ __all__ = [
     "Prepares",
     "alone",
     "being_transformed",
+    "differentiated_once",
     "inner_gradient",
     "kept_briefly",
     "nobody_differentiates",
@@ -58,7 +59,8 @@ def serving() -> Iterator[None]:
 
 @contextmanager
 def plain_autograd() -> Iterator[None]:
-    """A promise about all that this thread computes within: only plain autograd differentiates it, nobody maps it."""
+    """A promise about all that this thread computes within: plain autograd alone differentiates it, once, and nobody
+    maps it."""
     with _set("plain", value=True):
         yield
 
@@ -66,6 +68,11 @@ def plain_autograd() -> Iterator[None]:
 def alone() -> bool:
     """Whether nothing outside differentiates what this thread computes: within `serving`."""
     return _state.serving
+
+
+def differentiated_once() -> bool:
+    """Whether what this thread computes is differentiated by plain autograd, once, if at all: within both promises."""
+    return _state.serving or _state.plain
 
 
 def nobody_differentiates(*, first_order: bool) -> bool:

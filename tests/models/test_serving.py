@@ -15,10 +15,11 @@ from kshot_models.batched import native
 from kshot_models.batched.native import classifier
 from kshot_models.batched.native.classifier import Classifier
 from kshot_models.batched.native.descent import descend
+from kshot_models.batched.native.unrolled import descend_and_keep
 from kshot_models.inner.transformation import Objective
 from kshot_models.learners import GradientLearner
 from kshot_models.losses import weighted_cross_entropy
-from kshot_models.networks import cpu_blocks
+from kshot_models.networks import cpu_descent
 from kshot_models.serving import (
     inner_gradient,
     plain_autograd,
@@ -140,7 +141,7 @@ def test_the_way_of_single_precision_gives_what_double_precision_says(
         descents.append(name)
         return descend(*arguments, **more)
 
-    monkeypatch.setattr(cpu_blocks, "descend", counted)
+    monkeypatch.setattr(cpu_descent, "descend", counted)
     single = meta_map(Tensor.float, meta)
     with serving():
         task = learner.adapt(single, in_single(support), way=4)
@@ -166,7 +167,7 @@ def test_steps_of_first_order_are_taken_by_kernels_and_have_the_gradients_of_dou
 
         return count
 
-    monkeypatch.setattr(cpu_blocks, "descend", counted(descend))
+    monkeypatch.setattr(cpu_descent, "descend", counted(descend))
     monkeypatch.setattr(native, "linear_cross_entropy", counted(native.linear_cross_entropy))
 
     def meta_gradient(meta: MetaParams, support: Examples, query: Examples) -> list[Tensor]:
@@ -185,6 +186,63 @@ def test_steps_of_first_order_are_taken_by_kernels_and_have_the_gradients_of_dou
     scale = max(float(right.abs().max()) for right in expected)
     for each, right in zip(found, expected, strict=True):
         torch.testing.assert_close(each.double(), right, rtol=0, atol=2e-4 * scale)
+
+
+UNROLLED = [
+    (name, network, norm)
+    for name in sorted(IN_ONE_GO)
+    for network, norm in (("max_pool", "support"), ("stride", "support"), ("stride", "transductive"))
+]
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize(("name", "network", "norm"), UNROLLED)
+def test_steps_in_one_operation_have_the_meta_gradients_of_double_precision(
+    name: str,
+    network: str,
+    norm: str,
+    first_order: bool,
+    make_examples: Callable[..., Examples],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, meta = make_learner(name, network, norm)
+    assert isinstance(made, GradientLearner)
+    learner = dataclasses.replace(made, first_order=first_order, steps=3)
+    support, query = make_examples(), make_examples(seed=1)
+    support.weights[-1] = 0  # padding, and a fourth class that nobody has
+
+    def meta_gradient(meta: MetaParams, support: Examples, query: Examples) -> list[Tensor]:
+        meta = meta_map(lambda t: t.detach().requires_grad_(), meta)
+        logits = learner.predict(meta, learner.adapt(meta, support, way=4), query.inputs)
+        trained = [*meta.init.values(), *meta.inner.values()]
+        loss = weighted_cross_entropy(logits, query)
+        return list(torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True))
+
+    expected = meta_gradient(meta, support, query)
+    kept = []
+
+    def counted(*arguments: Any, **more: Any) -> Any:
+        kept.append(name)
+        return descend_and_keep(*arguments, **more)
+
+    monkeypatch.setattr(cpu_descent, "descend_and_keep", counted)
+    with plain_autograd():
+        found = meta_gradient(meta_map(Tensor.float, meta), in_single(support), in_single(query))
+    assert kept == [name]
+    most = max(float(right.abs().max()) for right in expected)
+    for each, right in zip(found, expected, strict=True):
+        own = max(float(right.abs().max()), 0.02 * most)
+        torch.testing.assert_close(each.double(), right, rtol=0, atol=2e-4 * own)
+
+
+def test_one_operation_for_all_steps_is_differentiated_once(make_examples: Callable[..., Examples]) -> None:
+    learner, meta = make_learner("proto-sgd", "stride")
+    meta = meta_map(lambda t: t.float().requires_grad_(), meta)
+    with plain_autograd():
+        task = learner.adapt(meta, in_single(make_examples()), way=3)
+    loss = torch.stack([values.square().sum() for values in task.values()]).sum()
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        torch.autograd.grad(loss, meta.init["body.conv1.weight"], create_graph=True)
 
 
 def in_single(examples: Examples) -> Examples:

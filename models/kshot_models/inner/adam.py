@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam as adam_step
 
+from kshot_models.batched import native
 from kshot_models.inner.transformation import GradientTransformation, InnerOptimizer, Objective, carry_nothing
 from kshot_models.serving import alone
 from kshot_models.tree import tree_map
@@ -86,30 +86,17 @@ def adam(
 def _in_one_call(
     grads: Params, state: AdamState, rate: float, betas: tuple[float, float], epsilon: float
 ) -> tuple[Params, AdamState]:
-    """What `update` gives, by torch's own step of all tensors, which writes over what it takes."""
-    # It goes through memory as it lies, so all have to lie alike.
-    plain = torch.contiguous_format
-    first = {name: state.first[name].clone(memory_format=plain) for name in grads}
-    second = {name: state.second[name].clone(memory_format=plain) for name in grads}
-    updates = {name: torch.zeros_like(m) for name, m in first.items()}  # parameters at 0, where a step is the update
-    counts = [state.steps.to(torch.float32, copy=True) for _ in grads]  # which it takes in single precision alone
-    adam_step(
-        list(updates.values()),
-        [g.contiguous() for g in grads.values()],
-        list(first.values()),
-        list(second.values()),
-        [],
-        counts,
-        fused=True,
-        amsgrad=False,
-        beta1=betas[0],
-        beta2=betas[1],
-        lr=rate,
-        weight_decay=0.0,
-        eps=epsilon,
-        maximize=False,
+    """What `update` gives, without derivatives."""
+
+    def named(tensors: list[Tensor]) -> Params:
+        return dict(zip(grads, tensors, strict=True))
+
+    first, second = ([moments[name] for name in grads] for moments in (state.first, state.second))
+    steps = state.steps + 1
+    updates, new_first, new_second = native.adam_step(
+        list(grads.values()), first, second, rate=rate, betas=betas, epsilon=epsilon, steps=float(steps)
     )
-    return updates, AdamState(first, second, state.steps + 1)
+    return named(updates), AdamState(named(new_first), named(new_second), steps)
 
 
 def _sqrt(value: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from kshot_models.manifest import NormMode
 from kshot_models.networks.identity import identity
 from kshot_models.networks.network import Network
 from kshot_models.per_step import fresh_moments, gains_at, is_norm, moments_at, query_row, with_rows
-from kshot_models.serving import alone, inner_gradient, nobody_differentiates, transformable
+from kshot_models.serving import differentiated_once, inner_gradient, nobody_differentiates, transformable
 from kshot_models.tree import prefixed, tree_add, tree_map, under
 from kshot_models.types import Examples, MetaParams, Params, Predictor, TaskParams
 
@@ -250,30 +250,33 @@ class GradientLearner:
             yield self.task_params(meta, fast, support, way=way, taken=taken, moments=moments)
 
     def _descended(self, meta: MetaParams, support: Examples, way: int) -> tuple[Params, Params | None] | None:
-        """The fast weights after all steps, in one go, and the moments under them if they are needed and constants.
+        """The fast weights after all steps, in one go, and the moments under them if they are needed and come with it.
 
         None where the steps have to be taken one by one.
         """
         rates = self.inner.rates
         plain = self.loss is weighted_cross_entropy and not self.per_step_gains
         # Learned rates have gradients in training, be it of first order.
-        constant = alone() or (nobody_differentiates(first_order=self.first_order) and not meta.inner)
-        if self.network.descend is None or rates is None or not (plain and constant):
+        constant = nobody_differentiates(first_order=self.first_order) and not meta.inner
+        if self.network.descend is None or rates is None or not (plain and (differentiated_once() or constant)):
             return None
         fast, fixed = self.start(meta, support, way)
-        weights = tree_map(Tensor.detach, {**fixed, **fast})
+        weights = {**fixed, **fast}
+        if not differentiated_once():
+            weights = tree_map(Tensor.detach, weights)
         found = self.network.descend(
             under("body.", weights),
             under("head.", weights),
             support,
             present_classes(support, way),
             lambda name: rates(meta.inner, name, self.steps) if self.adapts(name) else None,
-            moments=alone() and self.norm == "support",
+            moments=differentiated_once() and self.norm == "support",
+            first_order=self.first_order,
         )
         if found is None:
             return None
         changed, moments = found
-        if alone():
+        if differentiated_once():
             return {**fast, **changed}, moments or None
         return {**fast, **{name: fast[name] + (end - weights[name]) for name, end in changed.items()}}, None
 

@@ -20,7 +20,8 @@ from kshot_models.inner.transformation import Rates
 from kshot_models.manifest import InputSpec, NormMode
 from kshot_models.networks.batched_blocks import batched_blocks
 from kshot_models.networks.block import BlockShape
-from kshot_models.networks.cpu_blocks import cpu_blocks, cpu_classifier, cpu_descend, cpu_pullback
+from kshot_models.networks.cpu_blocks import cpu_blocks, cpu_classifier, cpu_pullback
+from kshot_models.networks.cpu_descent import cpu_descend
 from kshot_models.networks.network import Descent, Network, Prepare, Pull, Pullback
 from kshot_models.norm import NormPass
 from kshot_models.serving import being_transformed
@@ -102,11 +103,13 @@ def _without_autograd(
         rates: Callable[[str], Rates | None],
         *,
         moments: bool,
+        first_order: bool,
     ) -> tuple[Params, Params] | None:
         norms = passed(support.weights, None)
-        if _blocks(support.inputs, norms) is not cpu_blocks:
+        if _blocks(support.inputs, norms) is not cpu_blocks or support.inputs.requires_grad:
             return None
-        return cpu_descend(params, head, support, present, rates, norms, count, shape, mean=mean, moments=moments)
+        wanted = {"mean": mean, "moments": moments, "first_order": first_order}
+        return cpu_descend(params, head, support, present, rates, norms, count, shape, **wanted)
 
     def prepare(params: Params, head: Params, moments: Params) -> Predictor | None:
         norms = passed(None, moments)

@@ -6,27 +6,24 @@ kernels costs time. Where moments are given, as they are for queries, there is a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kshot_models.batched import applied, native
+from kshot_models.batched import applied
 from kshot_models.batched.native import blocks
+from kshot_models.batched.native.again import back_again
 from kshot_models.batched.native.blocks import Extra, Keep, Sizes
 from kshot_models.batched.native.classifier import Classifier
-from kshot_models.batched.native.descent import Classes, descend
-from kshot_models.inner.transformation import Rates
 from kshot_models.networks.block import BlockShape
-from kshot_models.networks.cpu_second import back_again
 from kshot_models.networks.network import Pull
 from kshot_models.norm import NormPass
 from kshot_models.serving import kept_briefly
-from kshot_models.types import Examples, Params
+from kshot_models.types import Params
 
-__all__ = ["cpu_blocks", "cpu_classifier", "cpu_descend", "cpu_pullback"]
+__all__ = ["cpu_blocks", "cpu_classifier", "cpu_pullback", "laid_out"]
 
 
 def cpu_blocks(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> Tensor:
@@ -42,7 +39,7 @@ def cpu_blocks(params: Params, inputs: Tensor, norms: NormPass, count: int, shap
             shift = torch.addcmul(params[f"{name}.bias"], mean, factor, value=-1)
             params |= {f"{name}.gain": factor, f"{name}.bias": shift}
             norms.record(name, mean, variance)
-    images, share, flat, sizes = _laid_out(params, inputs, norms, count, shape)
+    images, share, flat, sizes = laid_out(params, inputs, norms, count, shape)
     if not torch.is_grad_enabled():
         sizes = sizes._replace(keep=Keep.NOTHING)
         run = blocks.forward(images, share, flat, sizes, shape.epsilon, scale_only=norms.given is not None)
@@ -81,7 +78,7 @@ def cpu_classifier(
 
 def cpu_pullback(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> tuple[Tensor, Pull]:
     """Run the blocks by moments of their own; features (n, outside, height', width'), and the way back from there."""
-    images, share, flat, sizes = _laid_out(params, inputs, norms, count, shape)
+    images, share, flat, sizes = laid_out(params, inputs, norms, count, shape)
     run = blocks.forward(images, share, flat, sizes._replace(keep=Keep.ALL), shape.epsilon)
 
     def pull(grad: Tensor) -> Params:
@@ -98,43 +95,6 @@ def cpu_pullback(params: Params, inputs: Tensor, norms: NormPass, count: int, sh
     return run.out(count - 1)[0].movedim(-1, 1), pull
 
 
-def cpu_descend(  # noqa: PLR0913 - what a Descent takes, and what Conv4 knows
-    params: Params,
-    head: Params,
-    support: Examples,
-    present: Tensor,
-    rates: Callable[[str], Rates | None],
-    norms: NormPass,
-    count: int,
-    shape: BlockShape,
-    *,
-    mean: bool,
-    moments: bool,
-) -> tuple[Params, Params]:
-    """Inner steps of gradient descent; see network.Descent."""
-    images, share, flat, sizes = _laid_out(params, support.inputs, norms, count, shape)
-    names = [
-        f"body.{name}" for i in range(1, count + 1) for name in (f"conv{i}.weight", f"norm{i}.gain", f"norm{i}.bias")
-    ]
-    names += ["head.weight", "head.bias"]
-    wanted = [rates(name) for name in names]
-    by_weight = [None if rate is None or rate.by_weight is None else rate.by_weight for rate in wanted]
-    for number in range(0, 3 * count, 3):  # laid out as the filters are
-        if (factor := by_weight[number]) is not None:
-            by_weight[number] = factor.permute(0, 2, 3, 1)
-    given = [None if rate is None else Rates(rate.by_step, each) for rate, each in zip(wanted, by_weight, strict=True)]
-    in_loss = support.weights / support.weights.sum().clamp_min(1)
-    classes = Classes(support.targets, in_loss, present)
-    weights = [*flat, head["weight"], head["bias"]]
-    sizes = sizes._replace(keep=Keep.ALL)
-    found, used = descend(images, share, weights, given, classes, sizes, shape.epsilon, mean=mean, moments=moments)
-    for number in range(0, 3 * count, 3):
-        found[number] = found[number].permute(0, 3, 1, 2)
-    changed = {name: each for name, each, rate in zip(names, found, given, strict=True) if rate is not None}
-    layers = [f"norm{i}.{kind}" for i in range(1, count + 1) for kind in ("mean", "variance")]
-    return changed, dict(zip(layers, used, strict=True)) if moments else {}
-
-
 def _flat(params: Params, count: int) -> list[Tensor]:
     """Filters (outside, 3, 3, inside), gain, bias, filters, ..."""
     flat = list[Tensor]()
@@ -143,7 +103,7 @@ def _flat(params: Params, count: int) -> list[Tensor]:
     return flat
 
 
-def _laid_out(
+def laid_out(
     params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape
 ) -> tuple[Tensor, Tensor, list[Tensor], Sizes]:
     """Images (1, n, height, width, channels), shares (1, n), and filters, gain, bias, filters, ... of one task."""
@@ -216,8 +176,14 @@ class _Gradient(torch.autograd.Function):
                 "the blocks of Conv4 have second derivatives of their features with respect to weights, not of their "
                 "moments, nor with respect to images; map over norm.py's primitives"
             )
-        of_grad, found = back_again(ctx.run, ctx.passed, changes[1:])
-        return None, None, None, of_grad, None, *found
+        params = ctx.run.params
+        flat = [
+            torch.zeros(like.numel()) if each is None else each.reshape(-1)
+            for each, like in zip(changes[1:], params, strict=True)
+        ]
+        of_grad, found = back_again(ctx.run, ctx.passed, torch.cat(flat), lambda change: None)
+        parts = zip(torch.split_with_sizes(found, [len(each) for each in flat]), params, strict=True)
+        return None, None, None, of_grad, None, *(each.view(like.shape) for each, like in parts)
 
 
 class _ByMoments(torch.autograd.Function):
@@ -233,19 +199,5 @@ class _ByMoments(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        run: blocks.Run = ctx.run
-        stride, pool = run.sizes.stride, run.sizes.pool
-        found: list[Tensor | None] = []
-        images_too = ctx.needs_input_grad[2]
-        above: Tensor | None = grad
-        for number in reversed(range(len(run))):
-            assert above is not None  # wanted of every block but the first
-            filters, factor, shift = run.params[3 * number : 3 * number + 3]
-            by = factor[None], shift[None]
-            sent, of_factor, of_shift = native.scale_gradient(run.raw(number), *by, above, pool=pool)
-            if images_too or number > 0:
-                above, of_filters = native.gradients(run.below(number), run.filters(number), sent, stride)
-            else:
-                above, of_filters = None, native.weight_gradient(run.below(number), sent, stride)
-            found[:0] = [of_filters.view(filters.shape), of_factor[0], of_shift[0]]
-        return None, None, above if images_too else None, *found
+        found, of_images = blocks.back_scaled(ctx.run, grad, images=ctx.needs_input_grad[2])
+        return None, None, of_images, *found

@@ -62,8 +62,9 @@ class Descent(Protocol):
         rates: Callable[[str], Rates | None],
         *,
         moments: bool,
+        first_order: bool,
     ) -> tuple[Params, Params] | None:
-        """Take the steps.
+        """Take the steps; where gradients are enabled, plain autograd may differentiate them, once.
 
         Args:
             params: of the network.
@@ -72,6 +73,7 @@ class Descent(Protocol):
             present: (way,) 1 for the classes that have examples.
             rates: of `body.NAME` and `head.NAME`; None for what stays as it is.
             moments: whether those of the support set under the new weights are wanted.
+            first_order: whether the gradients of the steps count as constants.
 
         Returns:
             the weights that changed, by those names, and the moments, if wanted; None where this cannot be done.

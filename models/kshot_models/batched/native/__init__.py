@@ -1,6 +1,7 @@
 """The operations of kshot_models.batched for a CPU, in single precision: compiled by Numba."""
 
-from kshot_models.batched.native import blocks, classifier, descent
+from kshot_models.batched.native import blocks, classifier, descent, unrolled
+from kshot_models.batched.native.adam import adam_step
 from kshot_models.batched.native.convolution import convolve, gradients, input_gradient, weight_gradient
 from kshot_models.batched.native.head import linear_cross_entropy
 from kshot_models.batched.native.lstm import lstm_step, lstm_step_gradient
@@ -8,6 +9,7 @@ from kshot_models.batched.native.normalization import normalize, normalize_gradi
 from kshot_models.batched.native.scaling import scale, scale_gradient
 
 __all__ = [
+    "adam_step",
     "blocks",
     "classifier",
     "convolve",
@@ -22,5 +24,6 @@ __all__ = [
     "normalize_second_gradient",
     "scale",
     "scale_gradient",
+    "unrolled",
     "weight_gradient",
 ]

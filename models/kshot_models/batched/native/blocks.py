@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kshot_models.batched.native import columns
-from kshot_models.batched.native.convolution import FILTERS, IMAGES, convolve, convolve_task, task_gradients
+from kshot_models.batched.native.convolution import FILTERS, IMAGES, convolve, task_gradients
 from kshot_models.batched.native.jit import Array, Array2, Array5, Indices, Table, carray, compiled, inlined
 from kshot_models.batched.native.normalization import (
     add_through_moments,
@@ -32,7 +32,8 @@ from kshot_models.batched.native.normalization import (
     gradient_values,
     moments_of,
 )
-from kshot_models.batched.native.scaling import scaled
+from kshot_models.batched.native.rows import add, below_of, channels_of, convolved, out_at, raw_of
+from kshot_models.batched.native.scaling import scaled, scaled_gradient
 from kshot_models.batched.native.vectors import at
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Sizes",
     "address_of",
     "back",
+    "back_scaled",
     "first_filters",
     "forward",
     "images_at_once",
@@ -53,6 +55,7 @@ __all__ = [
     "point_to_gradients",
     "point_to_values",
     "run_back",
+    "run_back_scaled",
     "run_forward",
 ]
 
@@ -160,7 +163,13 @@ def forward(
 
 
 def back(
-    run: Run, grad: Tensor | None, extras: Sequence[Extra] = (), *, images: bool = False, kept: bool = False
+    run: Run,
+    grad: Tensor | None,
+    extras: Sequence[Extra] = (),
+    *,
+    images: bool = False,
+    kept: bool = False,
+    into: Tensor | None = None,
 ) -> Passed:
     """Go back through the blocks.
 
@@ -170,9 +179,11 @@ def back(
         extras: what else comes to each block, if anything does.
         images: whether the images' gradient is wanted.
         kept: whether what passes between blocks is kept.
+        into: where the gradients of filters, gain, bias, filters, ... are written, one after the other; at the
+            beginning, if it is longer. What nothing comes to is not written.
     """
     plan, sizes, table = plan_of(run.sizes), run.sizes, run.table.copy()
-    gradients = torch.empty(plan.gradients_size)
+    gradients = torch.empty(plan.gradients_size) if into is None else into[: plan.gradients_size]
     point_to_gradients(table, gradients, sizes)
     of_images = torch.empty(run.images.shape) if images else None
     table[0, columns.BELOW : columns.BELOW + 1] = _addresses([of_images])
@@ -185,7 +196,7 @@ def back(
     grad = None if grad is None else grad.contiguous()
     extras = [Extra(*(each if each is None else each.contiguous() for each in extra)) for extra in extras]
     if extras:
-        table[:, columns.MORE_RAW :] = [_addresses(extra) for extra in extras]
+        table[:, columns.MORE_RAW : columns.MORE_OUT + 1] = [_addresses(extra) for extra in extras]
     given = address_of(run.images), address_of(run.share), 0 if grad is None else address_of(grad)
     run_back(table, *given, len(run.images[0]), sizes.stride, sizes.pool, np.float32(run.epsilon))
     found: list[Tensor | None] = list(torch.split_with_sizes(gradients, plan.gradients))
@@ -198,6 +209,27 @@ def back(
         if not there:
             found[3 * number] = None
     return Passed([*above, grad], sent, of_images if there else None, found)
+
+
+def back_scaled(run: Run, grad: Tensor, *, images: bool = False) -> tuple[list[Tensor], Tensor | None]:
+    """Go back through blocks that were `scale_only` and kept all.
+
+    Args:
+        run: the blocks.
+        grad: the gradient of the last block's output.
+        images: whether the images' gradient is wanted.
+
+    Returns:
+        the gradients of filters, factor, shift, filters, ..., shaped as the parameters, and that of the images.
+    """
+    plan, sizes, table = plan_of(run.sizes), run.sizes, run.table.copy()
+    gradients, grad = torch.empty(plan.gradients_size), grad.contiguous()
+    point_to_gradients(table, gradients, sizes)
+    of_images = torch.empty(run.images.shape) if images else None
+    table[0, columns.BELOW : columns.BELOW + 1] = _addresses([of_images])
+    run_back_scaled(table, address_of(run.images), address_of(grad), len(run.images[0]), sizes.stride, sizes.pool)
+    parts = zip(torch.split_with_sizes(gradients, plan.gradients), run.params, strict=True)
+    return [part.view(like.shape) for part, like in parts], of_images
 
 
 def point_to_values(table: Table, params: Sequence[int] | Table, values: Tensor, sizes: Sizes) -> None:
@@ -290,7 +322,7 @@ def point_to_block(row: Indices, filters: int, gain: int, bias: int, out: int) -
 @inlined
 def out_of(row: Indices, n: int, stride: int, pool: bool) -> Array5:
     """What a block has given, (1, n, height, width, channels); before it has, an array of that shape."""
-    return _out(row[columns.OUT], row, n, stride, pool)
+    return out_at(row[columns.OUT], row, n, stride, pool)
 
 
 @compiled
@@ -301,25 +333,25 @@ def run_forward(
     shares = carray(at(share), (1, n))
     for number in range(len(table)):
         row = table[number]
-        below, out = _below(table, number, images, n), _out(row[columns.OUT], row, n, stride, pool)
-        gain, bias = _channels(row[columns.GAIN], row), _channels(row[columns.BIAS], row)
+        below, out = below_of(table, number, images, n), out_at(row[columns.OUT], row, n, stride, pool)
+        gain, bias = channels_of(row[columns.GAIN], row), channels_of(row[columns.BIAS], row)
         part = images_at_once(row, n, stride)
         if scale_only:
             for first in range(0, n, part):
                 some, into = _images(below, first, part), _images(out, first, part)
                 raw = (
-                    _raw(row, some.shape[1], stride)
+                    raw_of(row, some.shape[1], stride)
                     if row[columns.RAW] == 0
-                    else _images(_raw(row, n, stride), first, part)
+                    else _images(raw_of(row, n, stride), first, part)
                 )
-                _convolve(some, row, stride, raw)
+                convolved(some, row, stride, raw)
                 scaled(raw, gain, bias, pool, into)
         else:
-            raw, found = _raw(row, n, stride), carray(at(row[columns.FOUND]), (4, 1, row[columns.OUTSIDE]))
+            raw, found = raw_of(row, n, stride), carray(at(row[columns.FOUND]), (4, 1, row[columns.OUTSIDE]))
             sums = np.zeros((3, row[columns.OUTSIDE]), np.float64)
             for first in range(0, n, part):
                 some = _images(raw, first, part)
-                _convolve(_images(below, first, part), row, stride, some)
+                convolved(_images(below, first, part), row, stride, some)
                 for i in range(some.shape[1]):
                     count_image(some[0, i], shares[0], first + i, sums)
             moments_of(sums, gain[0], bias[0], epsilon, found[:, 0])
@@ -333,24 +365,24 @@ def run_back(
     """See `back`."""
     shares = carray(at(share), (1, n))
     there = above != 0
-    grad = _out(above, table[len(table) - 1], n, stride, pool)
+    grad = out_at(above, table[len(table) - 1], n, stride, pool)
     for number in range(len(table) - 1, -1, -1):
         row = table[number]
         if row[columns.MORE_OUT] != 0:
-            more = _out(row[columns.MORE_OUT], row, n, stride, pool)
+            more = out_at(row[columns.MORE_OUT], row, n, stride, pool)
             if there:
-                _add(grad, more)
+                add(grad, more)
             grad, there = more, True
         others = row[columns.MORE_RAW] != 0 or row[columns.MORE_MEAN] != 0 or row[columns.MORE_VARIANCE] != 0
         if not there and not others:
             continue
         outside, wide = row[columns.OUTSIDE], 9 * row[columns.INSIDE]
-        below, raw = _below(table, number, images, n), _raw(row, n, stride)
+        below, raw = below_of(table, number, images, n), raw_of(row, n, stride)
         if row[columns.RAW] == 0:
-            _convolve(below, row, stride, raw)
+            convolved(below, row, stride, raw)
         found, sums = carray(at(row[columns.FOUND]), (4, 1, outside)), carray(at(row[columns.SUMS]), (2, 1, outside))
         by = constants(
-            _channels(row[columns.GAIN], row), _channels(row[columns.BIAS], row), found[0], found[1], epsilon
+            channels_of(row[columns.GAIN], row), channels_of(row[columns.BIAS], row), found[0], found[1], epsilon
         )
         filters, of_filters = (
             carray(at(row[columns.FILTERS]), (outside, wide)),
@@ -369,10 +401,10 @@ def run_back(
             sent[:] = np.float32(0.0)
         if row[columns.MORE_RAW] != 0:
             more = carray(at(row[columns.MORE_RAW]), raw.shape)
-            _add(sent, more)
+            add(sent, more)
             sent = more
         if row[columns.MORE_MEAN] != 0 or row[columns.MORE_VARIANCE] != 0:
-            mean, variance = _channels(row[columns.MORE_MEAN], row), _channels(row[columns.MORE_VARIANCE], row)
+            mean, variance = channels_of(row[columns.MORE_MEAN], row), channels_of(row[columns.MORE_VARIANCE], row)
             add_through_moments(raw, shares, found[0], mean, variance, sent)
         wanted = FILTERS | IMAGES if number > 0 or row[columns.BELOW] != 0 else FILTERS
         passed = np.empty(below.shape if wanted & IMAGES else (1, 0, 0, 0, 0), np.float32)
@@ -380,6 +412,27 @@ def run_back(
             passed = carray(at(row[columns.BELOW]), below.shape)
         task_gradients(below[0], filters, sent[0], stride, passed[0], of_filters, wanted)
         grad, there = passed, True
+
+
+@compiled
+def run_back_scaled(table: Table, images: int, above: int, n: int, stride: int, pool: bool) -> None:
+    """See `back_scaled`."""
+    grad = out_at(above, table[len(table) - 1], n, stride, pool)
+    for number in range(len(table) - 1, -1, -1):
+        row = table[number]
+        outside, wide = row[columns.OUTSIDE], 9 * row[columns.INSIDE]
+        below, raw = below_of(table, number, images, n), raw_of(row, n, stride)
+        gain, bias = channels_of(row[columns.GAIN], row), channels_of(row[columns.BIAS], row)
+        sums, sent = carray(at(row[columns.SUMS]), (2, 1, outside)), np.empty(raw.shape, np.float32)
+        scaled_gradient(raw, gain, bias, grad, pool, sent, sums[0], sums[1])
+        filters = carray(at(row[columns.FILTERS]), (outside, wide))
+        of_filters = carray(at(row[columns.OF_FILTERS]), (outside, wide))
+        wanted = FILTERS | IMAGES if number > 0 or row[columns.BELOW] != 0 else FILTERS
+        passed = np.empty(below.shape if wanted & IMAGES else (1, 0, 0, 0, 0), np.float32)
+        if row[columns.BELOW] != 0:
+            passed = carray(at(row[columns.BELOW]), below.shape)
+        task_gradients(below[0], filters, sent[0], stride, passed[0], of_filters, wanted)
+        grad = passed
 
 
 @inlined
@@ -403,7 +456,7 @@ def first_filters(
         sent = np.empty(some.shape, np.float32)
         gradient_values(some, by, share[:, first : first + part].copy(), _images(grad, first, part), pool, sums, sent)
         task_gradients(below[0], more, sent[0], stride, below[0], more, FILTERS)
-        _add(more, of_filters)
+        add(more, of_filters)
 
 
 @inlined
@@ -418,50 +471,3 @@ def images_at_once(row: Indices, n: int, stride: int) -> int:
 def _images(features: Array5, first: int, count: int) -> Array5:
     some = features[0, first : first + count]
     return some.reshape((1, *some.shape))
-
-
-@inlined
-def _convolve(below: Array5, row: Indices, stride: int, raw: Array5) -> None:
-    filters = carray(at(row[columns.FILTERS]), (row[columns.OUTSIDE], 9 * row[columns.INSIDE]))
-    convolve_task(below[0], filters, stride, raw[0])
-
-
-@inlined
-def _below(table: Table, number: int, images: int, n: int) -> Array5:
-    row = table[number]
-    address = images if number == 0 else table[number - 1, columns.OUT]
-    return carray(at(address), (1, n, row[columns.HEIGHT], row[columns.WIDTH], row[columns.INSIDE]))
-
-
-@inlined
-def _raw(row: Indices, n: int, stride: int) -> Array5:
-    shape = (
-        1,
-        n,
-        (row[columns.HEIGHT] + stride - 1) // stride,
-        (row[columns.WIDTH] + stride - 1) // stride,
-        row[columns.OUTSIDE],
-    )
-    return np.empty(shape, np.float32) if row[columns.RAW] == 0 else carray(at(row[columns.RAW]), shape)
-
-
-@inlined
-def _out(address: int, row: Indices, n: int, stride: int, pool: bool) -> Array5:
-    height, width = (row[columns.HEIGHT] + stride - 1) // stride, (row[columns.WIDTH] + stride - 1) // stride
-    each = 2 if pool else 1
-    return carray(at(address), (1, n, height // each, width // each, row[columns.OUTSIDE]))
-
-
-@inlined
-def _channels(address: int, row: Indices) -> Array2:
-    """Zeros, if there is nothing."""
-    if address == 0:
-        return np.zeros((1, row[columns.OUTSIDE]), np.float32)
-    return carray(at(address), (1, row[columns.OUTSIDE]))
-
-
-@inlined
-def _add(what: Array, into: Array) -> None:
-    one, other = what.reshape(-1), into.reshape(-1)
-    for i in range(len(one)):
-        other[i] += one[i]

@@ -10,6 +10,7 @@ pass gives the moments under the new weights, which queries are normalized by.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -27,14 +28,15 @@ from kshot_models.batched.native.blocks import (
     run_back,
     run_forward,
 )
+from kshot_models.batched.native.calls import call
 from kshot_models.batched.native.head import head_gradients
-from kshot_models.batched.native.jit import Array1, Array2, Array5, Indices, array, compiled
+from kshot_models.batched.native.jit import Array1, Array2, Array5, Indices, Table, array, compiled, entry
 from kshot_models.batched.native.readout import read_out, send_back
 from kshot_models.batched.native.update import change_weights
 from kshot_models.inner.transformation import Rates
 from kshot_models.sharing import shared_out
 
-__all__ = ["Classes", "Descended", "descend"]
+__all__ = ["Classes", "Descended", "descend", "head_step", "rates_of", "update"]
 
 _TEAMS = 4, 2  # how many threads may share a descent, the largest number first
 
@@ -85,7 +87,7 @@ def descend(
     weights, gradients, values = torch.empty(sum(counts)), torch.empty(sum(counts)), torch.empty(plan.size)
     found = [part.view(like.shape) for part, like in zip(torch.split_with_sizes(weights, counts), params, strict=True)]
     torch._foreach_copy_(found, list(params))
-    by_step, by_weight = _gathered(rates, params)
+    by_step, by_weight = rates_of(rates, params)
     table = plan.table.copy()
     point_to_values(table, [each.data_ptr() for each in found[:-2]], values, sizes)
     point_to_gradients(table, gradients, sizes)
@@ -101,29 +103,21 @@ def descend(
     for members in _TEAMS:
         if team.suits(sizes, members):
             shared = team.Shared.of(sizes, members, features.shape)
-            given = array(images), array(share), pool, added, *head, *of_classes, array(shared.of_features)
-            take_part = shared.part(table, *given, *of_head, mean, *update_given, moments)
+            of_team = array(images), array(share), pool, added, *head, *of_classes, array(shared.of_features)
+            take_part = shared.part(table, *of_team, *of_head, mean, *update_given, moments)
             if shared_out(take_part, members):
                 break
     else:
         members = 1
-        forward = table, address_of(images), address_of(share), n, stride, pool, added
         last, grad = array(values[int(plan.places[-1, 1]) :][: of_out.numel()].view(out)), array(of_out)
-        back = table, address_of(images), address_of(share), address_of(of_out), n, stride, pool, added
-        of_blocks = bool((by_step[:-2] != 0).any())
-        for step in range(by_step.shape[1]):
-            run_forward(*forward, False)
-            _head(last, *head, *of_classes, *of_head, mean, grad)
-            if of_blocks:
-                run_back(*back)
-            _update(*update_given, step)
-        if moments:
-            run_forward(*forward, False)
+        seen = address_of(images), address_of(share), n, stride, pool, added, last
+        given = _entries(), table, *seen, *head, *of_classes, *of_head, mean, grad, *update_given, moments
+        _take_steps(*given)
     # Copies: the moments lie among all that was kept for the way back, and would keep it.
     return Descended(found, [each.clone() for each in moments_in(values, sizes, members)] if moments else [])
 
 
-def _gathered(rates: Sequence[Rates | None], params: Sequence[Tensor]) -> tuple[Array2, Array1]:
+def rates_of(rates: Sequence[Rates | None], params: Sequence[Tensor]) -> tuple[Array2, Array1]:
     """(parameters, steps), 0 of those that stay as they are, and the factors of all weights, if there are any."""
     steps = next((each.by_step for each in rates if each is not None), torch.zeros(0))
     by_step = torch.stack([torch.zeros_like(steps) if each is None else each.by_step for each in rates])
@@ -138,8 +132,56 @@ def _gathered(rates: Sequence[Rates | None], params: Sequence[Tensor]) -> tuple[
     return array(by_step), array(torch.cat(parts))
 
 
+@lru_cache(maxsize=1)
+def _entries() -> Indices:
+    return np.array([entry(kernel) for kernel in (run_forward, head_step, run_back, update)])
+
+
 @compiled
-def _head(
+def _take_steps(
+    entries: Indices,
+    table: Table,
+    images: int,
+    share: int,
+    n: int,
+    stride: int,
+    pool: bool,
+    epsilon: np.float32,
+    last: Array5,
+    features: Array2,
+    weight: Array2,
+    bias: Array1,
+    targets: Indices,
+    in_loss: Array1,
+    present: Array1,
+    of_weight: Array2,
+    of_bias: Array1,
+    mean: bool,
+    grad: Array5,
+    weights: Array1,
+    gradients: Array1,
+    ends: Indices,
+    by_step: Array2,
+    by_weight: Array1,
+    moments: bool,
+) -> None:
+    forward, head, back, change = entries
+    of_blocks = (by_step[: 3 * len(table)] != 0).any()
+    by_moments = n < 0  # never: a kernel takes a variable, not a constant
+    steps = by_step.shape[1]
+    for step in range(steps + moments):  # a last pass for the moments alone
+        call(forward, (table, images, share, n, stride, pool, epsilon, by_moments))
+        if step == steps:
+            break
+        of_head = of_weight, of_bias, mean, grad
+        call(head, (last, features, weight, bias, targets, in_loss, present, *of_head))
+        if of_blocks:
+            call(back, (table, images, share, grad.ctypes.data, n, stride, pool, epsilon))
+        call(change, (weights, gradients, ends, by_step, by_weight, step))
+
+
+@compiled
+def head_step(
     out: Array5,
     features: Array2,
     weight: Array2,
@@ -152,6 +194,7 @@ def _head(
     mean: bool,
     of_out: Array5,
 ) -> None:
+    """The features of a last block's output, the head's gradients, and the output's."""
     of_features = np.empty(features.shape, np.float32)
     read_out(out, mean, features)
     head_gradients(features, weight, bias, targets, share, present, of_features, of_weight, of_bias)
@@ -159,5 +202,6 @@ def _head(
 
 
 @compiled
-def _update(weights: Array1, gradients: Array1, ends: Indices, by_step: Array2, by_weight: Array1, step: int) -> None:
+def update(weights: Array1, gradients: Array1, ends: Indices, by_step: Array2, by_weight: Array1, step: int) -> None:
+    """The step of that number; see `change_weights`."""
     change_weights(weights, gradients, ends, by_step[:, step], by_weight, (0, 1, 0))

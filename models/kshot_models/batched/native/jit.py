@@ -33,6 +33,7 @@ __all__ = [
     "compile_one",
     "compiled",
     "count_kernels",
+    "entry",
     "inlined",
 ]
 
@@ -112,6 +113,16 @@ def compile_all() -> int:
     for number in range(count_kernels()):
         compile_one(number)
     return count_kernels()
+
+
+def entry(kernel: Callable[..., None]) -> int:
+    """The address of a kernel's code, for kernels that call it (calls.py); compiles it, if it is not yet."""
+    [number] = [number for number, (dispatcher, _) in enumerate(_kernels) if dispatcher is kernel]
+    compile_one(number)
+    dispatcher, kinds = _kernels[number]
+    made = dispatcher.overloads[kinds]
+    address: int = made.library.get_pointer_to_function(made.fndesc.llvm_func_name)
+    return address
 
 
 def array(tensor: Tensor) -> Array:

@@ -31,6 +31,7 @@ __all__ = [
     "normalize",
     "normalize_gradient",
     "normalize_second_gradient",
+    "second_gradient",
 ]
 
 
@@ -129,12 +130,33 @@ def _second(
     of_grad: Array5,
 ) -> None:
     by = constants(gain, bias, mean, variance, epsilon)
-    totals, terms = np.empty((3, *gain.shape), np.float32), np.empty((5, *gain.shape), np.float32)
+    sums = np.empty((2, *gain.shape), np.float32)
+    sums[0], sums[1] = of_gain_before, of_bias_before
+    second_gradient(raw, by, share, grad, sums, change, change_gain, change_bias, pool, of_raw, of_gain, of_grad)
+
+
+@inlined
+def second_gradient(
+    raw: Array5,
+    by: Array3,
+    share: Array2,
+    grad: Array5,
+    sums: Array3,
+    change: Array5,
+    change_gain: Array2,
+    change_bias: Array2,
+    pool: bool,
+    of_raw: Array5,
+    of_gain: Array2,
+    of_grad: Array5,
+) -> None:
+    """What the gradient of raw, gain and bias is as a function of raw, gain and `grad`, differentiated."""
+    totals, terms = np.empty((3, *of_gain.shape), np.float32), np.empty((5, *of_gain.shape), np.float32)
     if pool:
         _pooled_change_sums(raw, by, share, grad, change, totals)
     else:
         _plain_change_sums(raw, by, share, grad, change, totals)
-    _second_terms(by, of_gain_before, of_bias_before, change_gain, change_bias, totals, terms, of_gain)
+    _second_terms(by, sums[0], sums[1], change_gain, change_bias, totals, terms, of_gain)
     if pool:
         _pooled_second(raw, by, share, grad, change, terms, of_raw, of_grad)
     else:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kshot_models.batched.native.jit import Array2, Array5, array, compiled, inlined
 
-__all__ = ["scale", "scale_gradient", "scaled"]
+__all__ = ["scale", "scale_gradient", "scaled", "scaled_gradient"]
 
 
 def scale(raw: Tensor, factor: Tensor, shift: Tensor, *, pool: bool) -> Tensor:
@@ -46,6 +46,21 @@ def _gradient(
     of_factor: Array2,
     of_shift: Array2,
 ) -> None:
+    scaled_gradient(raw, factor, shift, grad, pool, of_raw, of_factor, of_shift)
+
+
+@inlined
+def scaled_gradient(
+    raw: Array5,
+    factor: Array2,
+    shift: Array2,
+    grad: Array5,
+    pool: bool,
+    of_raw: Array5,
+    of_factor: Array2,
+    of_shift: Array2,
+) -> None:
+    """See `scale_gradient`."""
     if pool:
         _pooled_gradient(raw, factor, shift, grad, of_raw, of_factor, of_shift)
     else:

@@ -1,0 +1,133 @@
+"""Inner steps of gradient descent on Conv4 and a linear head on a CPU: one operation for all of them.
+
+Where nobody differentiates them they are those of batched/native/descent.py; else they have a derivative of the first
+order, by the weights that they begin from and by the rates (batched/native/unrolled.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from kshot_models.batched.native.blocks import Keep, Sizes
+from kshot_models.batched.native.descent import Classes, descend
+from kshot_models.batched.native.unrolled import descend_and_keep, go_back
+from kshot_models.inner.transformation import Rates
+from kshot_models.networks.block import BlockShape
+from kshot_models.networks.cpu_blocks import laid_out
+from kshot_models.norm import NormPass
+from kshot_models.types import Examples, Params
+
+__all__ = ["cpu_descend"]
+
+
+def cpu_descend(  # noqa: PLR0913 - what a Descent takes, and what Conv4 knows
+    params: Params,
+    head: Params,
+    support: Examples,
+    present: Tensor,
+    rates: Callable[[str], Rates | None],
+    norms: NormPass,
+    count: int,
+    shape: BlockShape,
+    *,
+    mean: bool,
+    moments: bool,
+    first_order: bool,
+) -> tuple[Params, Params]:
+    """Take the steps; see network.Descent."""
+    images, share, flat, sizes = laid_out(params, support.inputs, norms, count, shape)
+    names = [
+        f"body.{name}" for i in range(1, count + 1) for name in (f"conv{i}.weight", f"norm{i}.gain", f"norm{i}.bias")
+    ]
+    names += ["head.weight", "head.bias"]
+    wanted = [rates(name) for name in names]
+    by_weight = [None if rate is None or rate.by_weight is None else rate.by_weight for rate in wanted]
+    for number in range(0, 3 * count, 3):  # laid out as the filters are
+        if (factor := by_weight[number]) is not None:
+            by_weight[number] = factor.permute(0, 2, 3, 1)
+    given = [None if rate is None else Rates(rate.by_step, each) for rate, each in zip(wanted, by_weight, strict=True)]
+    in_loss = support.weights / support.weights.sum().clamp_min(1)
+    classes = Classes(support.targets, in_loss, present)
+    weights = [*flat, head["weight"], head["bias"]]
+    by_step = [None if rate is None else rate.by_step for rate in given]
+    setting = _Setting(images, share, classes, shape.epsilon, mean, moments, first_order)
+    if torch.is_grad_enabled() and any(
+        each is not None and each.requires_grad for each in [*weights, *by_step, *by_weight]
+    ):
+        factors = [
+            None if each is None else each.expand(like.shape) for each, like in zip(by_weight, weights, strict=True)
+        ]
+        ends: Sequence[Tensor] = _Descent.apply(setting, sizes, *weights, *by_step, *factors)  # type: ignore[no-untyped-call]
+        found, used = list(ends[: len(names)]), ends[len(names) :]
+    else:
+        kept = sizes._replace(keep=Keep.ALL)
+        found, used = descend(images, share, weights, given, classes, kept, shape.epsilon, mean=mean, moments=moments)
+    for number in range(0, 3 * count, 3):
+        found[number] = found[number].permute(0, 3, 1, 2)
+    changed = {name: each for name, each, rate in zip(names, found, given, strict=True) if rate is not None}
+    layers = [f"norm{i}.{kind}" for i in range(1, count + 1) for kind in ("mean", "variance")]
+    return changed, dict(zip(layers, used, strict=True)) if moments else {}
+
+
+class _Setting(NamedTuple):
+    """What a descent has no derivatives by."""
+
+    images: Tensor
+    share: Tensor
+    classes: Classes
+    epsilon: float
+    mean: bool
+    moments: bool
+    first_order: bool
+
+
+class _Descent(torch.autograd.Function):
+    """(setting, sizes, parameters, rates by step, rates by weight) -> parameters, mean, variance, mean, ..."""
+
+    @staticmethod
+    def forward(ctx: Any, setting: _Setting, sizes: Sizes, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        count = len(tensors) // 3
+        params = [each for each in tensors[:count] if each is not None]  # which all are
+        rates = [
+            None if by_step is None else Rates(by_step, by_weight)
+            for by_step, by_weight in zip(tensors[count : 2 * count], tensors[2 * count :], strict=True)
+        ]
+        ctx.steps = [None if each is None else len(each) for each in tensors[count : 2 * count]]
+        ctx.shapes = [each.shape for each in params]
+        found, ctx.trail = descend_and_keep(
+            setting.images,
+            setting.share,
+            params,
+            rates,
+            setting.classes,
+            sizes,
+            setting.epsilon,
+            mean=setting.mean,
+            moments=setting.moments,
+            first_order=setting.first_order,
+        )
+        ctx.set_materialize_grads(False)
+        return (*found.params, *found.moments)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # autograd's own check may not be reached on the way to what is asked for
+            raise RuntimeError(
+                "within plain_autograd() all inner steps are one operation, which is differentiated once, and "
+                "create_graph=True asks for more: leave plain_autograd() out"
+            )
+        count = len(ctx.shapes)
+        rates = any(ctx.needs_input_grad[2 + count :])
+        found = go_back(ctx.trail, grads[:count], grads[count:], rates=rates)
+        of_params = [each.view(shape) for each, shape in zip(found.params, ctx.shapes, strict=True)]
+        of_steps = [None if steps is None else each for each, steps in zip(found.by_step, ctx.steps, strict=True)]
+        factors: list[Tensor | None] = [None] * count
+        if found.by_weight:
+            factors = [each.view(shape) for each, shape in zip(found.by_weight, ctx.shapes, strict=True)]
+        wanted = ctx.needs_input_grad[2 + 2 * count :]
+        factors = [each if needed else None for each, needed in zip(factors, wanted, strict=True)]
+        return None, None, *of_params, *of_steps, *factors
