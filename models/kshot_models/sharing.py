@@ -39,22 +39,24 @@ def helped_by(lend: Lend | None) -> Iterator[None]:
         _state.lend = before
 
 
-def shared_out(work: Callable[[int], None], members: int) -> bool:
-    """Have `work(0)`, ..., `work(members - 1)` done at once, the first by this thread.
+def shared_out(make: Callable[[], Callable[[int], None]], members: int) -> bool:
+    """Have `work = make()` done as `work(0)`, ..., `work(members - 1)` at once, the first by this thread.
 
-    Each has a core of its own meanwhile, as far as there are cores. Left to the system, threads that wait for one
-    another every tenth of a millisecond stay on the core that they were woken on, and take turns there.
+    It is made when helpers have come, by this thread. Each has a core of its own meanwhile, as far as there are cores.
+    Left to the system, threads that wait for one another every tenth of a millisecond stay on the core that they were
+    woken on, and take turns there.
 
     An exception of any of them is raised when all have ended.
 
     Returns:
-        True, when all is done; False, and nothing is done, where there are not so many threads that would help.
+        True, when all is done; False, and nothing is made, where there are not so many threads that would help.
     """
     if _state.lend is None:
         return False
-    cores = _cores_from_here()
+    made: Future[tuple[Callable[[int], None], list[int]]] = Future()
 
     def on_a_core(member: int) -> None:
+        work, cores = made.result()
         with _bound_to(cores[member % len(cores)]):
             work(member)
 
@@ -62,6 +64,11 @@ def shared_out(work: Callable[[int], None], members: int) -> bool:
     if others is None:
         return False
     try:
+        try:
+            made.set_result((make(), _cores_from_here()))
+        except BaseException as error:
+            made.set_exception(error)
+            raise
         on_a_core(0)
     finally:  # they use what is this thread's
         wait(others)

@@ -33,16 +33,16 @@ def test_work_is_shared_among_as_many_as_were_asked_for(lend: Lend) -> None:
         all_of_them.wait(10)
         seen.append((member, threading.get_ident()))
 
-    assert not shared_out(work, 4)  # nobody has offered help
+    assert not shared_out(lambda: work, 4)  # nobody has offered help
     with helped_by(lend):
-        assert shared_out(work, 4)
-        assert not shared_out(work, 5)
+        assert shared_out(lambda: work, 4)
+        assert not shared_out(lambda: work, 5)
         with helped_by(None):
-            assert not shared_out(work, 2)
+            assert not shared_out(lambda: work, 2)
     assert [member for member, _ in sorted(seen)] == [0, 1, 2, 3]
     assert (0, here) in seen
     assert len({thread for _, thread in seen}) == 4
-    assert not shared_out(work, 2)
+    assert not shared_out(lambda: work, 2)
 
 
 @pytest.mark.parametrize("who", [0, 1])
@@ -56,8 +56,24 @@ def test_what_any_of_them_raises_is_raised_when_all_have_ended(lend: Lend, who: 
         ended.set()
 
     with helped_by(lend), pytest.raises(ZeroDivisionError):
-        shared_out(work, 2)
+        shared_out(lambda: work, 2)
     assert ended.is_set()
+
+
+def test_who_cannot_make_the_work_leaves_no_helper_waiting(lend: Lend) -> None:
+    helpers: list[Future[None]] = []
+
+    def remembered(works: Sequence[Callable[[], None]]) -> Sequence[Future[None]] | None:
+        helpers.extend(lend(works) or [])
+        return helpers
+
+    def make() -> Callable[[int], None]:
+        raise ZeroDivisionError
+
+    with helped_by(remembered), pytest.raises(ZeroDivisionError):
+        shared_out(make, 3)
+    assert [helper.done() for helper in helpers] == [True, True]
+    assert not shared_out(make, 2)  # nobody has offered help, and nothing is made
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -74,8 +74,7 @@ class GradientLearner:
             [task] = deque(self._on_features(meta, support, way), maxlen=1)
             return task
         if (descended := self._descended(meta, support, way)) is not None:
-            fast, moments = descended
-            return self.task_params(meta, fast, support, way=way, moments=moments)
+            return descended
         # A deque of one: where no graph holds them, the weights of earlier steps are freed as it goes.
         [(last, _)] = deque(self.descend(meta, support, repeat(support, self.steps), way=way), maxlen=1)
         return self.task_params(meta, last, support, way=way)
@@ -182,17 +181,18 @@ class GradientLearner:
         way: int,
         taken: int | None = None,
         moments: Params | None = None,
+        present: Tensor | None = None,
     ) -> TaskParams:
         """The task parameters that fast weights amount to after `taken` inner steps (None: all).
 
         With the moments of `support` under them, which are counted unless given, or with the running ones of the last
-        step; see norm.py.
+        step; see norm.py. `present` tells the classes of `support`, where they have been looked up.
         """
         row = query_row(self.steps if taken is None else taken)
         if self.per_step_gains:
             fast = fast | {name: p for name, p in gains_at(meta.init, row).items() if is_norm(name)}
         task = prefixed("weights.", fast)
-        task["present"] = present_classes(support, way)
+        task["present"] = present_classes(support, way) if present is None else present
         if self.norm == "support":
             if moments is None:
                 body = self._body(meta, fast)
@@ -249,36 +249,35 @@ class GradientLearner:
         for taken, (fast, _) in enumerate(alike.descend(of_head, seen, repeat(batch, self.steps), way=way)):
             yield self.task_params(meta, fast, support, way=way, taken=taken, moments=moments)
 
-    def _descended(self, meta: MetaParams, support: Examples, way: int) -> tuple[Params, Params | None] | None:
-        """The fast weights after all steps, in one go, and the moments under them if they are needed and come with it.
-
-        None where the steps have to be taken one by one.
-        """
+    def _descended(self, meta: MetaParams, support: Examples, way: int) -> TaskParams | None:
+        """`adapt` with all steps in one go; None where they have to be taken one by one."""
         rates = self.inner.rates
         plain = self.loss is weighted_cross_entropy and not self.per_step_gains
+        once = differentiated_once()
         # Learned rates have gradients in training, be it of first order.
         constant = nobody_differentiates(first_order=self.first_order) and not meta.inner
-        if self.network.descend is None or rates is None or not (plain and (differentiated_once() or constant)):
+        if self.network.descend is None or rates is None or not (plain and (once or constant)):
             return None
         fast, fixed = self.start(meta, support, way)
-        weights = {**fixed, **fast}
-        if not differentiated_once():
+        present = present_classes(support, way)
+        weights = fast if not fixed else {**fixed, **fast}
+        if not once:
             weights = tree_map(Tensor.detach, weights)
         found = self.network.descend(
             under("body.", weights),
             under("head.", weights),
             support,
-            present_classes(support, way),
+            present,
             lambda name: rates(meta.inner, name, self.steps) if self.adapts(name) else None,
-            moments=differentiated_once() and self.norm == "support",
+            moments=once and self.norm == "support",
             first_order=self.first_order,
         )
         if found is None:
             return None
         changed, moments = found
-        if differentiated_once():
-            return {**fast, **changed}, moments or None
-        return {**fast, **{name: fast[name] + (end - weights[name]) for name, end in changed.items()}}, None
+        if not once:
+            changed = {name: fast[name] + (end - weights[name]) for name, end in changed.items()}
+        return self.task_params(meta, fast | changed, support, way=way, moments=moments or None, present=present)
 
     def _pulled_back(
         self, changing: Params, fixed: Params, examples: Examples, present: Tensor

@@ -7,6 +7,8 @@ order, by the weights that they begin from and by the rates (batched/native/unro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -40,27 +42,21 @@ def cpu_descend(  # noqa: PLR0913 - what a Descent takes, and what Conv4 knows
 ) -> tuple[Params, Params]:
     """Take the steps; see network.Descent."""
     images, share, flat, sizes = laid_out(params, support.inputs, norms, count, shape)
-    names = [
-        f"body.{name}" for i in range(1, count + 1) for name in (f"conv{i}.weight", f"norm{i}.gain", f"norm{i}.bias")
-    ]
-    names += ["head.weight", "head.bias"]
-    wanted = [rates(name) for name in names]
-    by_weight = [None if rate is None or rate.by_weight is None else rate.by_weight for rate in wanted]
+    names, layers = _names(count)
+    given = [rates(name) for name in names]
     for number in range(0, 3 * count, 3):  # laid out as the filters are
-        if (factor := by_weight[number]) is not None:
-            by_weight[number] = factor.permute(0, 2, 3, 1)
-    given = [None if rate is None else Rates(rate.by_step, each) for rate, each in zip(wanted, by_weight, strict=True)]
-    in_loss = support.weights / support.weights.sum().clamp_min(1)
-    classes = Classes(support.targets, in_loss, present)
+        rate = given[number]
+        if rate is not None and rate.by_weight is not None:
+            given[number] = rate._replace(by_weight=rate.by_weight.permute(0, 2, 3, 1))
+    classes = Classes(support.targets, share[0], present)  # as the examples count in moments, so they do in the loss
     weights = [*flat, head["weight"], head["bias"]]
-    by_step = [None if rate is None else rate.by_step for rate in given]
-    setting = _Setting(images, share, classes, shape.epsilon, mean, moments, first_order)
-    if torch.is_grad_enabled() and any(
-        each is not None and each.requires_grad for each in [*weights, *by_step, *by_weight]
-    ):
+    if _is_differentiated(weights, given):
+        by_step = [None if rate is None else rate.by_step for rate in given]
         factors = [
-            None if each is None else each.expand(like.shape) for each, like in zip(by_weight, weights, strict=True)
+            None if rate is None or rate.by_weight is None else rate.by_weight.expand(like.shape)
+            for rate, like in zip(given, weights, strict=True)
         ]
+        setting = _Setting(images, share, classes, shape.epsilon, mean, moments, first_order)
         ends: Sequence[Tensor] = _Descent.apply(setting, sizes, *weights, *by_step, *factors)  # type: ignore[no-untyped-call]
         found, used = list(ends[: len(names)]), ends[len(names) :]
     else:
@@ -69,8 +65,23 @@ def cpu_descend(  # noqa: PLR0913 - what a Descent takes, and what Conv4 knows
     for number in range(0, 3 * count, 3):
         found[number] = found[number].permute(0, 3, 1, 2)
     changed = {name: each for name, each, rate in zip(names, found, given, strict=True) if rate is not None}
-    layers = [f"norm{i}.{kind}" for i in range(1, count + 1) for kind in ("mean", "variance")]
     return changed, dict(zip(layers, used, strict=True)) if moments else {}
+
+
+@lru_cache(maxsize=16)
+def _names(count: int) -> tuple[list[str], list[str]]:
+    """Of the weights, and of the moments."""
+    kinds = "conv{}.weight", "norm{}.gain", "norm{}.bias"
+    weights = [f"body.{kind.format(block)}" for block in range(1, count + 1) for kind in kinds]
+    moments = [f"norm{block}.{kind}" for block in range(1, count + 1) for kind in ("mean", "variance")]
+    return [*weights, "head.weight", "head.bias"], moments
+
+
+def _is_differentiated(weights: Sequence[Tensor], rates: Sequence[Rates | None]) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    learned = (each for rate in rates if rate is not None for each in rate)
+    return any(each is not None and each.requires_grad for each in chain(weights, learned))
 
 
 class _Setting(NamedTuple):

@@ -69,7 +69,7 @@ def back_again(
     run_again(table, images, share, address_of(above), n, sizes.stride, sizes.pool, epsilon)
     grad = through_head(outs[-1])
     found = torch.zeros(plan.gradients_size)
-    point_to_gradients(table, found, sizes)
+    point_to_gradients(table, found.data_ptr(), sizes)
     table[:, [columns.BELOW, columns.SENT]] = 0
     given = images, share, 0 if grad is None else address_of(grad)
     run_back(table, *given, n, sizes.stride, sizes.pool, epsilon)

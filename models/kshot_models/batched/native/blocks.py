@@ -40,6 +40,7 @@ __all__ = [
     "Extra",
     "Keep",
     "Passed",
+    "Plan",
     "Run",
     "Sizes",
     "address_of",
@@ -156,7 +157,7 @@ def forward(
     plan = plan_of(sizes)
     images, share, params = images.contiguous(), share.contiguous(), tuple(each.contiguous() for each in params)
     values, table = torch.empty(plan.size), plan.table.copy()
-    point_to_values(table, _addresses(params), values, sizes)
+    point_to_values(table, _addresses(params), values.data_ptr(), sizes)
     given = address_of(images), address_of(share), len(images[0])
     run_forward(table, *given, sizes.stride, sizes.pool, np.float32(epsilon), scale_only)
     return Run(sizes, epsilon, images, share, params, values, table)
@@ -184,7 +185,7 @@ def back(
     """
     plan, sizes, table = plan_of(run.sizes), run.sizes, run.table.copy()
     gradients = torch.empty(plan.gradients_size) if into is None else into[: plan.gradients_size]
-    point_to_gradients(table, gradients, sizes)
+    point_to_gradients(table, gradients.data_ptr(), sizes)
     of_images = torch.empty(run.images.shape) if images else None
     table[0, columns.BELOW : columns.BELOW + 1] = _addresses([of_images])
     above = [torch.empty(shape) for shape in plan.out[:-1]] if kept else []
@@ -224,7 +225,7 @@ def back_scaled(run: Run, grad: Tensor, *, images: bool = False) -> tuple[list[T
     """
     plan, sizes, table = plan_of(run.sizes), run.sizes, run.table.copy()
     gradients, grad = torch.empty(plan.gradients_size), grad.contiguous()
-    point_to_gradients(table, gradients, sizes)
+    point_to_gradients(table, gradients.data_ptr(), sizes)
     of_images = torch.empty(run.images.shape) if images else None
     table[0, columns.BELOW : columns.BELOW + 1] = _addresses([of_images])
     run_back_scaled(table, address_of(run.images), address_of(grad), len(run.images[0]), sizes.stride, sizes.pool)
@@ -232,19 +233,19 @@ def back_scaled(run: Run, grad: Tensor, *, images: bool = False) -> tuple[list[T
     return [part.view(like.shape) for part, like in parts], of_images
 
 
-def point_to_values(table: Table, params: Sequence[int] | Table, values: Tensor, sizes: Sizes) -> None:
-    """Write into a table where filters, gain, bias, filters, ... are, and where a run has its values."""
+def point_to_values(table: Table, params: Sequence[int] | Indices, values: int, sizes: Sizes) -> None:
+    """Write into a table where filters, gain, bias, filters, ... are, and where a run has its values: addresses."""
     places = plan_of(sizes).places
     table[:, columns.FILTERS : columns.BIAS + 1] = np.asarray(params).reshape(-1, 3)
-    table[:, columns.RAW : columns.FOUND + 1] = np.where(places < 0, 0, values.data_ptr() + _BYTES * places)
+    table[:, columns.RAW : columns.FOUND + 1] = np.where(places < 0, 0, values + _BYTES * places)
 
 
-def point_to_gradients(table: Table, gradients: Tensor, sizes: Sizes) -> None:
+def point_to_gradients(table: Table, gradients: int, sizes: Sizes) -> None:
     """Write into a table where the gradients of filters, gain, bias, filters, ... go, one after the other."""
-    table[:, columns.OF_FILTERS : columns.SUMS + 1] = gradients.data_ptr() + _BYTES * plan_of(sizes).gradient_places
+    table[:, columns.OF_FILTERS : columns.SUMS + 1] = gradients + _BYTES * plan_of(sizes).gradient_places
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """Where everything lies in the memory of a run, in numbers from its start."""
 
     table: Table  # with sizes, and no addresses
@@ -258,7 +259,7 @@ class _Plan(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def plan_of(sizes: Sizes) -> _Plan:
+def plan_of(sizes: Sizes) -> Plan:
     """The plan of a run, made once."""
     n, height, width, inside = sizes.images
     table = np.zeros((len(sizes.outside), columns.COUNT), np.int64)
@@ -278,19 +279,23 @@ def plan_of(sizes: Sizes) -> _Plan:
         outs.append(out)
         size, found = size + held + prod(out), found + 4 * outside
         height, width, inside = out[2:]
-    return _Plan(table, raws, outs, places, size, gradients, sum(gradients), gradient_places)
+    return Plan(table, raws, outs, places, size, gradients, sum(gradients), gradient_places)
 
 
 def moments_in(values: Tensor, sizes: Sizes, members: int = 1) -> list[Tensor]:
-    """Mean and variance (outside,) of each block, one after the other.
+    """Mean and variance (outside,) of each block, one after the other; copies, which keep nothing else.
 
     Args:
         values: of blocks that have been computed.
         sizes: theirs.
         members: by how many threads; each has its channels' moments, and what it made of them, in a row.
     """
-    parts = torch.split_with_sizes(values[: 4 * sum(sizes.outside)], [4 * outside for outside in sizes.outside])
-    each = [part.view(members, 4, -1) for part in parts]
+    found = values[: 4 * sum(sizes.outside)].clone()
+    if members == 1:
+        parts = torch.split_with_sizes(found, [outside for outside in sizes.outside for _ in range(4)])
+        return [part for number, part in enumerate(parts) if number % 4 in (0, 1)]  # then come factor and shift
+    blocks = torch.split_with_sizes(found, [4 * outside for outside in sizes.outside])
+    each = [block.view(members, 4, -1) for block in blocks]
     return [block[:, number].flatten() for block in each for number in (0, 1)]
 
 

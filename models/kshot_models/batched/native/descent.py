@@ -9,8 +9,9 @@ pass gives the moments under the new weights, which queries are normalized by.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from kshot_models.batched.native import team
 from kshot_models.batched.native.blocks import (
+    Plan,
     Sizes,
     address_of,
     moments_in,
@@ -30,14 +32,17 @@ from kshot_models.batched.native.blocks import (
 )
 from kshot_models.batched.native.calls import call
 from kshot_models.batched.native.head import head_gradients
-from kshot_models.batched.native.jit import Array1, Array2, Array5, Indices, Table, array, compiled, entry
+from kshot_models.batched.native.jit import Array1, Array2, Array5, Indices, Table, array, carray, compiled, entry
 from kshot_models.batched.native.readout import read_out, send_back
 from kshot_models.batched.native.update import change_weights
+from kshot_models.batched.native.vectors import at
 from kshot_models.inner.transformation import Rates
 from kshot_models.sharing import shared_out
 
-__all__ = ["Classes", "Descended", "descend", "head_step", "rates_of", "update"]
+__all__ = ["Classes", "Descended", "descend", "head_step", "rates_of", "split_like", "update"]
 
+_BYTES = 4
+_LINE = 16  # numbers of a line of a cache
 _TEAMS = 4, 2  # how many threads may share a descent, the largest number first
 
 
@@ -83,53 +88,94 @@ def descend(
         moments: whether those after the last step are wanted.
     """
     images, share = images.contiguous(), share.contiguous()
-    plan, counts = plan_of(sizes), [each.numel() for each in params]
-    weights, gradients, values = torch.empty(sum(counts)), torch.empty(sum(counts)), torch.empty(plan.size)
-    found = [part.view(like.shape) for part, like in zip(torch.split_with_sizes(weights, counts), params, strict=True)]
-    torch._foreach_copy_(found, list(params))
+    layout = _layout(sizes, *params[-2].shape)
     by_step, by_weight = rates_of(rates, params)
-    table = plan.table.copy()
-    point_to_values(table, [each.data_ptr() for each in found[:-2]], values, sizes)
-    point_to_gradients(table, gradients, sizes)
-    parts = torch.split_with_sizes(gradients, counts)
-    of_weight, of_bias = parts[-2].view(params[-2].shape), parts[-1]
-    out = plan.out[-1]
-    features, of_out = torch.empty(out[1], params[-2].shape[1]), torch.empty(out)
-    head = array(features), array(found[-2]), array(found[-1]), classes.targets.contiguous().numpy()
-    of_classes = array(classes.share), array(classes.present)
-    of_head = array(of_weight), array(of_bias)
-    update_given = array(weights), array(gradients), np.cumsum(counts), by_step, by_weight
-    n, stride, pool, added = images.shape[1], sizes.stride, sizes.pool, np.float32(epsilon)
+    weights, memory = torch.empty(layout.size), torch.empty(layout.parts[-1].stop)
+    at_weights, of_all, numbers = weights.numpy(), memory.data_ptr(), memory.numpy()
+    began = [each.contiguous() for each in params]  # held until they are copied
+    _gather(np.array([address_of(each) for each in began]), layout.ends, at_weights)
+    gradients, features, of_out = (numbers[part] for part in layout.parts)
+    table = layout.plan.table.copy()
+    point_to_values(table, weights.data_ptr() + _BYTES * layout.begins[:-2], of_all, sizes)
+    point_to_gradients(table, of_all + _BYTES * layout.parts[0].start, sizes)
+    shape, seen = params[-2].shape, features.reshape(len(classes.targets), -1)
+    *_, start, middle = layout.begins.tolist()
+    head = seen, at_weights[start:middle].reshape(shape), at_weights[middle:], classes.targets.contiguous().numpy()
+    of_head = gradients[start:middle].reshape(shape), gradients[middle : layout.size]
+    of_classes, change = (array(classes.share), array(classes.present)), (at_weights, gradients, layout.ends)
+    last, plan = layout.plan.out[-1], layout.plan
+    pool, added, steps = sizes.pool, np.float32(epsilon), (by_step, by_weight, moments)
+
+    def of_a_team(members: int) -> Callable[[int], None]:
+        shared = team.Shared.of(sizes, members, torch.Size(seen.shape))
+        of_team = array(images), array(share), pool, added, *head, *of_classes, array(shared.of_features)
+        return shared.part(table, *of_team, *of_head, mean, *change, *steps)
+
     for members in _TEAMS:
-        if team.suits(sizes, members):
-            shared = team.Shared.of(sizes, members, features.shape)
-            of_team = array(images), array(share), pool, added, *head, *of_classes, array(shared.of_features)
-            take_part = shared.part(table, *of_team, *of_head, mean, *update_given, moments)
-            if shared_out(take_part, members):
-                break
+        if team.suits(sizes, members) and shared_out(partial(of_a_team, members), members):
+            break
     else:
         members = 1
-        last, grad = array(values[int(plan.places[-1, 1]) :][: of_out.numel()].view(out)), array(of_out)
-        seen = address_of(images), address_of(share), n, stride, pool, added, last
-        given = _entries(), table, *seen, *head, *of_classes, *of_head, mean, grad, *update_given, moments
+        first = int(plan.places[-1, 1])
+        out = numbers[first : first + prod(last)].reshape(last)
+        blocks = address_of(images), address_of(share), images.shape[1], sizes.stride, pool, added, out
+        given = _entries(), table, *blocks, *head, *of_classes, *of_head, mean, of_out.reshape(last), *change, *steps
         _take_steps(*given)
-    # Copies: the moments lie among all that was kept for the way back, and would keep it.
-    return Descended(found, [each.clone() for each in moments_in(values, sizes, members)] if moments else [])
+    return Descended(split_like(weights, params), moments_in(memory, sizes, members) if moments else [])
+
+
+class _Layout(NamedTuple):
+    """Where everything lies in the memory of a descent, in numbers from its start."""
+
+    plan: Plan
+    size: int  # of all parameters
+    begins: Indices  # (parameters,) where each one begins among them
+    ends: Indices
+    parts: list[slice]  # of what comes behind the values of the blocks: gradients, features, the output's gradient
+
+
+@lru_cache(maxsize=256)
+def _layout(sizes: Sizes, way: int, features: int) -> _Layout:
+    plan = plan_of(sizes)
+    ends = np.cumsum([*plan.gradients, way * features, way])
+    start, parts = plan.size, list[slice]()
+    for count in (int(ends[-1]), sizes.images[0] * features, prod(plan.out[-1])):
+        start += -start % _LINE
+        parts.append(slice(start, start + count))
+        start += count
+    return _Layout(plan, int(ends[-1]), np.array([0, *ends[:-1]]), ends, parts)
+
+
+def split_like(flat: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
+    """Its parts, shaped as these."""
+    parts = torch.split_with_sizes(flat, [each.numel() for each in params])
+    return [part if like.dim() == 1 else part.view(like.shape) for part, like in zip(parts, params, strict=True)]
 
 
 def rates_of(rates: Sequence[Rates | None], params: Sequence[Tensor]) -> tuple[Array2, Array1]:
     """(parameters, steps), 0 of those that stay as they are, and the factors of all weights, if there are any."""
-    steps = next((each.by_step for each in rates if each is not None), torch.zeros(0))
-    by_step = torch.stack([torch.zeros_like(steps) if each is None else each.by_step for each in rates])
+    known = {id(each.by_step): array(each.by_step) for each in rates if each is not None}
+    nothing = np.zeros_like(next(iter(known.values()), np.empty(0, np.float32)))
+    by_step = np.stack([nothing if each is None else known[id(each.by_step)] for each in rates])
     if all(each is None or each.by_weight is None for each in rates):
-        return array(by_step), np.empty(0, np.float32)
+        return by_step, np.empty(0, np.float32)
     parts = [
         torch.ones(like.numel())
         if each is None or each.by_weight is None
         else each.by_weight.expand(like.shape).flatten()
         for each, like in zip(rates, params, strict=True)
     ]
-    return array(by_step), array(torch.cat(parts))
+    return by_step, array(torch.cat(parts))
+
+
+@compiled
+def _gather(places: Indices, ends: Indices, into: Array1) -> None:
+    """Copy what lies at these addresses, one after the other."""
+    first = 0
+    for number in range(len(places)):
+        count = ends[number] - first
+        into[first : first + count] = carray(at(places[number]), (count,))
+        first = ends[number]
 
 
 @lru_cache(maxsize=1)

@@ -20,7 +20,7 @@ from torch import Tensor
 from kshot_models.batched.native import blocks
 from kshot_models.batched.native.again import back_again
 from kshot_models.batched.native.blocks import Extra, Passed, Run, Sizes
-from kshot_models.batched.native.descent import Classes, Descended, head_step, rates_of, update
+from kshot_models.batched.native.descent import Classes, Descended, head_step, rates_of, split_like, update
 from kshot_models.batched.native.head import head_second_gradients
 from kshot_models.batched.native.jit import Array1, Array2, Array5, Indices, array, compiled
 from kshot_models.batched.native.readout import read_out, send_back
@@ -91,9 +91,8 @@ def descend_and_keep(
         weights = weights.clone()
         update(array(weights), array(gradients), ends, by_step, by_weight, step)
     last = _run(images, share, weights, params, sizes, epsilon)[0] if moments else None
-    found = [part.view(like.shape) for part, like in zip(torch.split_with_sizes(weights, counts), params, strict=True)]
     trail = Trail(classes, mean, counts, by_step, by_weight, steps, last)
-    return Descended(found, [] if last is None else [each.clone() for each in last.moments()]), trail
+    return Descended(split_like(weights, params), [] if last is None else last.moments()), trail
 
 
 def go_back(
@@ -139,8 +138,7 @@ def go_back(
 def _run(
     images: Tensor, share: Tensor, weights: Tensor, like: Sequence[Tensor], sizes: Sizes, epsilon: float
 ) -> tuple[Run, tuple[Tensor, Tensor]]:
-    parts = torch.split_with_sizes(weights, [each.numel() for each in like])
-    *flat, weight, bias = [part.view(each.shape) for part, each in zip(parts, like, strict=True)]
+    *flat, weight, bias = split_like(weights, like)
     return blocks.forward(images, share, flat, sizes, epsilon), (weight, bias)
 
 

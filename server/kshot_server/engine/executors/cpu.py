@@ -182,7 +182,7 @@ def _in_parts(
                 for number in range(member, len(chunks), 2):
                     parts[number] = compute(chunks[number])
 
-        if shared_out(take_part, 2):
+        if shared_out(lambda: take_part, 2):
             return parts
     return [compute(inputs[i : i + _QUERIES_AT_ONCE]) for i in range(0, len(inputs), _QUERIES_AT_ONCE)]
 

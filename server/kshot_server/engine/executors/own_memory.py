@@ -42,11 +42,14 @@ def in_own_memory(task: Params) -> tuple[Params, Tensor]:
     dense = {name: _dense(values) for name, values in task.items()}
     sizes = [-(-values.nbytes // _ALIGNMENT) * _ALIGNMENT for values in dense.values()]
     memory = _memory(sum(sizes))
+    kinds = {values.dtype: memory.view(values.dtype) for values in dense.values()}
     copy: Params = {}
-    for (name, values), part in zip(dense.items(), torch.split_with_sizes(memory, sizes), strict=True):
-        if len(part) > values.nbytes:
-            part[values.nbytes :] = 0
-        copy[name] = part[: values.nbytes].view(values.dtype).as_strided(values.shape, values.stride())
+    start = 0
+    for (name, values), size in zip(dense.items(), sizes, strict=True):
+        if size > values.nbytes:
+            memory[start + values.nbytes : start + size] = 0
+        copy[name] = kinds[values.dtype].as_strided(values.shape, values.stride(), start // values.itemsize)
+        start += size
     torch._foreach_copy_(list(copy.values()), list(dense.values()))
     return copy, memory
 
