@@ -21,11 +21,13 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from kshot_models.types import Learner, MetaParams, Params, Predictor, TaskParams
+from kshot_models.types import Examples, Learner, MetaParams, Params, Predictor, TaskParams
 
 __all__ = [
+    "AdaptsEach",
     "Joins",
     "Prepares",
+    "adapt_each",
     "alone",
     "being_transformed",
     "differentiated_once",
@@ -98,6 +100,22 @@ def only_mapped() -> bool:
         return True
     levels = torch._C._functorch.get_interpreter_stack() or []  # noqa: SLF001 - torch has no other name for it
     return all(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)  # noqa: SLF001 - likewise
+
+
+@runtime_checkable
+class AdaptsEach(Protocol):
+    """A learner that adapts to several tasks sooner than to one after the other."""
+
+    def adapt_each(self, meta: MetaParams, tasks: Sequence[tuple[Examples, int]]) -> list[TaskParams]:
+        """`adapt` to each support set with its way."""
+        ...
+
+
+def adapt_each(learner: Learner, meta: MetaParams, tasks: Sequence[tuple[Examples, int]]) -> list[TaskParams]:
+    """Adapt to each support set with its way, within `serving`."""
+    if isinstance(learner, AdaptsEach) and len(tasks) > 1:
+        return learner.adapt_each(meta, tasks)
+    return [learner.adapt(meta, support, way=way) for support, way in tasks]
 
 
 @runtime_checkable

@@ -14,13 +14,14 @@ from torch.func import grad, vmap
 from kshot_models.batched import native
 from kshot_models.batched.native import classifier
 from kshot_models.batched.native.classifier import Classifier
-from kshot_models.batched.native.descent import descend
+from kshot_models.batched.native.descent import Descent
 from kshot_models.batched.native.unrolled import descend_and_keep
 from kshot_models.inner.transformation import Objective
 from kshot_models.learners import GradientLearner
 from kshot_models.losses import weighted_cross_entropy
 from kshot_models.networks import cpu_descent
 from kshot_models.serving import (
+    adapt_each,
     inner_gradient,
     plain_autograd,
     predict_each,
@@ -120,6 +121,20 @@ def test_many_tasks_are_answered_in_one_call_as_each_alone(
             torch.testing.assert_close(alone.softmax(-1), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_adapting_to_several_tasks_is_adapting_to_each(
+    name: str, precision: torch.dtype, make_examples: Callable[..., Examples]
+) -> None:
+    learner, meta = make_learner(name)
+    meta = meta_map(lambda values: values.to(precision), meta)
+    tasks = [(make_examples(way=way, seed=way, dtype=precision), way) for way in (3, 2, 3)]
+    with serving():
+        together = adapt_each(learner, meta, tasks)
+        alone = [learner.adapt(meta, support, way=way) for support, way in tasks]
+    torch.testing.assert_close(together, alone, rtol=0, atol=0)
+
+
 SHORT = [
     (name, network, "support") for name in LEARNERS if name.startswith(("shared", "proto-", "anil", "boil", "mamlpp"))
     for network in ("max_pool", "stride")
@@ -139,9 +154,9 @@ def test_the_way_of_single_precision_gives_what_double_precision_says(
 
     def counted(*arguments: Any, **more: Any) -> Any:
         descents.append(name)
-        return descend(*arguments, **more)
+        return Descent(*arguments, **more)
 
-    monkeypatch.setattr(cpu_descent, "descend", counted)
+    monkeypatch.setattr(cpu_descent, "Descent", counted)
     single = meta_map(Tensor.float, meta)
     with serving():
         task = learner.adapt(single, in_single(support), way=4)
@@ -167,7 +182,7 @@ def test_steps_of_first_order_are_taken_by_kernels_and_have_the_gradients_of_dou
 
         return count
 
-    monkeypatch.setattr(cpu_descent, "descend", counted(descend))
+    monkeypatch.setattr(cpu_descent, "Descent", counted(Descent))
     monkeypatch.setattr(native, "linear_cross_entropy", counted(native.linear_cross_entropy))
 
     def meta_gradient(meta: MetaParams, support: Examples, query: Examples) -> list[Tensor]:

@@ -13,7 +13,7 @@ import torch
 
 from kshot_models.batched.native import descent, meeting, team
 from kshot_models.batched.native.blocks import Keep, Sizes, forward
-from kshot_models.batched.native.descent import Classes, descend
+from kshot_models.batched.native.descent import Classes, Descent
 from kshot_models.inner.transformation import Rates
 from kshot_models.sharing import Lend, helped_by, shared_out
 
@@ -113,7 +113,9 @@ def a_descent(
     given = drawn(1, *images, seed=50), share[None]
 
     def descended() -> list[torch.Tensor]:
-        found = descend(*given, params, rates, classes, sizes, 1e-5, mean=mean, moments=True)
+        steps = Descent(*given, params, rates, classes, sizes, 1e-5, mean=mean, moments=True)
+        steps.run()
+        found = steps.result()
         for number, channels in enumerate(outside):
             assert [len(each) for each in found.moments[2 * number : 2 * number + 2]] == [channels, channels]
         end = forward(*given, found.params[:-2], sizes, 1e-5)

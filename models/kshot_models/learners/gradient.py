@@ -13,11 +13,12 @@ step that was taken last are among the task parameters, so that `predict` need n
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from itertools import repeat
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,11 +74,23 @@ class GradientLearner:
         if self._embeds_once(meta):
             [task] = deque(self._on_features(meta, support, way), maxlen=1)
             return task
-        if (descended := self._descended(meta, support, way)) is not None:
-            return descended
+        if (begun := self._begun(meta, support, way)) is not None:
+            begun.run()
+            return begun.result()
         # A deque of one: where no graph holds them, the weights of earlier steps are freed as it goes.
         [(last, _)] = deque(self.descend(meta, support, repeat(support, self.steps), way=way), maxlen=1)
         return self.task_params(meta, last, support, way=way)
+
+    def adapt_each(self, meta: MetaParams, tasks: Sequence[tuple[Examples, int]]) -> list[TaskParams]:
+        """See serving.AdaptsEach."""
+        begun = [None if self._embeds_once(meta) else self._begun(meta, support, way) for support, way in tasks]
+        for one in begun:
+            if one is not None:
+                one.run()
+        return [
+            self.adapt(meta, support, way=way) if one is None else one.result()
+            for one, (support, way) in zip(begun, tasks, strict=True)
+        ]
 
     def trajectory(self, meta: MetaParams, support: Examples, *, way: int) -> Iterator[TaskParams]:
         """See Learner."""
@@ -249,8 +262,8 @@ class GradientLearner:
         for taken, (fast, _) in enumerate(alike.descend(of_head, seen, repeat(batch, self.steps), way=way)):
             yield self.task_params(meta, fast, support, way=way, taken=taken, moments=moments)
 
-    def _descended(self, meta: MetaParams, support: Examples, way: int) -> TaskParams | None:
-        """`adapt` with all steps in one go; None where they have to be taken one by one."""
+    def _begun(self, meta: MetaParams, support: Examples, way: int) -> _Begun | None:
+        """`adapt` up to where all steps are taken in one go; None where they have to be taken one by one."""
         rates = self.inner.rates
         plain = self.loss is weighted_cross_entropy and not self.per_step_gains
         once = differentiated_once()
@@ -263,7 +276,7 @@ class GradientLearner:
         weights = fast if not fixed else {**fixed, **fast}
         if not once:
             weights = tree_map(Tensor.detach, weights)
-        found = self.network.descend(
+        steps = self.network.descend(
             under("body.", weights),
             under("head.", weights),
             support,
@@ -272,12 +285,16 @@ class GradientLearner:
             moments=once and self.norm == "support",
             first_order=self.first_order,
         )
-        if found is None:
+        if steps is None:
             return None
-        changed, moments = found
-        if not once:
-            changed = {name: fast[name] + (end - weights[name]) for name, end in changed.items()}
-        return self.task_params(meta, fast | changed, support, way=way, moments=moments or None, present=present)
+
+        def result() -> TaskParams:
+            changed, moments = steps.result()
+            if not once:
+                changed = {name: fast[name] + (end - weights[name]) for name, end in changed.items()}
+            return self.task_params(meta, fast | changed, support, way=way, moments=moments or None, present=present)
+
+        return _Begun(steps.run, result)
 
     def _pulled_back(
         self, changing: Params, fixed: Params, examples: Examples, present: Tensor
@@ -316,6 +333,13 @@ class GradientLearner:
 
     def _body(self, meta: MetaParams, fast: Params) -> Params:
         return {**under("body.", meta.init), **under("body.", fast)}
+
+
+class _Begun(NamedTuple):
+    """An adaptation whose inner steps are yet to be taken."""
+
+    run: Callable[[], None]
+    result: Callable[[], TaskParams]
 
 
 @lru_cache(maxsize=1024)

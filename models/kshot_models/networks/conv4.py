@@ -22,7 +22,7 @@ from kshot_models.networks.batched_blocks import batched_blocks
 from kshot_models.networks.block import BlockShape
 from kshot_models.networks.cpu_blocks import cpu_blocks, cpu_classifier, cpu_pullback
 from kshot_models.networks.cpu_descent import cpu_descend
-from kshot_models.networks.network import Descent, Network, Prepare, Pull, Pullback
+from kshot_models.networks.network import Descend, Network, Prepare, Pull, Pullback, Steps
 from kshot_models.norm import NormPass
 from kshot_models.serving import being_transformed
 from kshot_models.types import Examples, Params, Predictor
@@ -78,7 +78,7 @@ def conv4(
 
 def _without_autograd(
     passed: Callable[[Tensor | None, Params | None], NormPass], count: int, shape: BlockShape, *, mean: bool
-) -> tuple[Pullback, Descent, Prepare]:
+) -> tuple[Pullback, Descend, Prepare]:
     """What the blocks of a CPU can do at once; each gives None where these are not the blocks to run."""
 
     def pullback(params: Params, inputs: Tensor, *, weights: Tensor | None) -> tuple[Tensor, Pull] | None:
@@ -104,7 +104,7 @@ def _without_autograd(
         *,
         moments: bool,
         first_order: bool,
-    ) -> tuple[Params, Params] | None:
+    ) -> Steps | None:
         norms = passed(support.weights, None)
         if _blocks(support.inputs, norms) is not cpu_blocks or support.inputs.requires_grad:
             return None

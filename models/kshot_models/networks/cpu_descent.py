@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from kshot_models.batched.native.blocks import Keep, Sizes
-from kshot_models.batched.native.descent import Classes, descend
+from kshot_models.batched.native.descent import Classes, Descent
 from kshot_models.batched.native.unrolled import descend_and_keep, go_back
 from kshot_models.inner.transformation import Rates
 from kshot_models.networks.block import BlockShape
 from kshot_models.networks.cpu_blocks import laid_out
+from kshot_models.networks.network import Steps
 from kshot_models.norm import NormPass
 from kshot_models.types import Examples, Params
 
@@ -39,8 +40,8 @@ def cpu_descend(  # noqa: PLR0913 - what a Descent takes, and what Conv4 knows
     mean: bool,
     moments: bool,
     first_order: bool,
-) -> tuple[Params, Params]:
-    """Take the steps; see network.Descent."""
+) -> Steps:
+    """Get ready for the steps; see network.Descend."""
     images, share, flat, sizes = laid_out(params, support.inputs, norms, count, shape)
     names, layers = _names(count)
     given = [rates(name) for name in names]
@@ -50,22 +51,32 @@ def cpu_descend(  # noqa: PLR0913 - what a Descent takes, and what Conv4 knows
             given[number] = rate._replace(by_weight=rate.by_weight.permute(0, 2, 3, 1))
     classes = Classes(support.targets, share[0], present)  # as the examples count in moments, so they do in the loss
     weights = [*flat, head["weight"], head["bias"]]
-    if _is_differentiated(weights, given):
-        by_step = [None if rate is None else rate.by_step for rate in given]
-        factors = [
-            None if rate is None or rate.by_weight is None else rate.by_weight.expand(like.shape)
-            for rate, like in zip(given, weights, strict=True)
-        ]
-        setting = _Setting(images, share, classes, shape.epsilon, mean, moments, first_order)
-        ends: Sequence[Tensor] = _Descent.apply(setting, sizes, *weights, *by_step, *factors)  # type: ignore[no-untyped-call]
-        found, used = list(ends[: len(names)]), ends[len(names) :]
-    else:
+
+    filters = names[: 3 * count : 3]
+
+    def named(found: Sequence[Tensor], used: Sequence[Tensor]) -> tuple[Params, Params]:
+        changed: Params = {}
+        for name, each, rate in zip(names, found, given, strict=True):
+            if rate is not None:
+                changed[name] = each.permute(0, 3, 1, 2) if name in filters else each
+        return changed, dict(zip(layers, used, strict=True)) if moments else {}
+
+    if not _is_differentiated(weights, given):
         kept = sizes._replace(keep=Keep.ALL)
-        found, used = descend(images, share, weights, given, classes, kept, shape.epsilon, mean=mean, moments=moments)
-    for number in range(0, 3 * count, 3):
-        found[number] = found[number].permute(0, 3, 1, 2)
-    changed = {name: each for name, each, rate in zip(names, found, given, strict=True) if rate is not None}
-    return changed, dict(zip(layers, used, strict=True)) if moments else {}
+        descent = Descent(images, share, weights, given, classes, kept, shape.epsilon, mean=mean, moments=moments)
+        return Steps(descent.run, lambda: named(*descent.result()))
+    by_step = [None if rate is None else rate.by_step for rate in given]
+    factors = [
+        None if rate is None or rate.by_weight is None else rate.by_weight.expand(like.shape)
+        for rate, like in zip(given, weights, strict=True)
+    ]
+    setting = _Setting(images, share, classes, shape.epsilon, mean, moments, first_order)
+    ends: list[Tensor] = []
+
+    def run() -> None:
+        ends.extend(_Descent.apply(setting, sizes, *weights, *by_step, *factors))  # type: ignore[no-untyped-call]
+
+    return Steps(run, lambda: named(ends[: len(names)], ends[len(names) :]))
 
 
 @lru_cache(maxsize=16)

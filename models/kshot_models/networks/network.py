@@ -11,7 +11,7 @@ from torch import Tensor
 from kshot_models.inner.transformation import Rates
 from kshot_models.types import Examples, Params, Predictor
 
-__all__ = ["Apply", "Descent", "Network", "Prepare", "Pull", "Pullback"]
+__all__ = ["Apply", "Descend", "Network", "Prepare", "Pull", "Pullback", "Steps"]
 
 
 class Apply(Protocol):
@@ -50,7 +50,14 @@ class Pullback(Protocol):
         ...
 
 
-class Descent(Protocol):
+class Steps(NamedTuple):
+    """Inner steps that are ready to be taken."""
+
+    run: Callable[[], None]  # takes them; once
+    result: Callable[[], tuple[Params, Params]]  # the weights that changed, by their names, and the moments, if wanted
+
+
+class Descend(Protocol):
     """Inner steps of gradient descent on a network and a linear head under cross-entropy, in one go."""
 
     def __call__(
@@ -63,8 +70,8 @@ class Descent(Protocol):
         *,
         moments: bool,
         first_order: bool,
-    ) -> tuple[Params, Params] | None:
-        """Take the steps; where gradients are enabled, plain autograd may differentiate them, once.
+    ) -> Steps | None:
+        """Get ready for the steps; where gradients are enabled, plain autograd may differentiate them, once.
 
         Args:
             params: of the network.
@@ -76,7 +83,7 @@ class Descent(Protocol):
             first_order: whether the gradients of the steps count as constants.
 
         Returns:
-            the weights that changed, by those names, and the moments, if wanted; None where this cannot be done.
+            the steps; None where this cannot be done.
         """
         ...
 
@@ -105,5 +112,5 @@ class Network(NamedTuple):
     apply: Apply
     features: int
     pullback: Pullback | None = None
-    descend: Descent | None = None
+    descend: Descend | None = None
     prepare: Prepare | None = None

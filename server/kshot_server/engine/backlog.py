@@ -8,9 +8,10 @@ batch   from the bucket of the oldest, until the cost of a batch is reached or t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
+from kshot_server.engine.executors.base import BatchLimit
 from kshot_server.engine.work import Work, bucket_of
 
 __all__ = ["Backlog"]
@@ -31,7 +32,7 @@ class Backlog:
     """Owned by one thread.
 
     Args:
-        batch_flops: as much as a batch may cost.
+        limits: of a batch, by op.
         lanes: how many batches can run at once.
         example_flops: what one example costs, by op and model digest; infinite while that is not known.
         keep: asked when a batch is formed; work that it answers False for is left out, and is the caller's again.
@@ -40,13 +41,13 @@ class Backlog:
     def __init__(
         self,
         *,
-        batch_flops: float,
+        limits: Mapping[str, BatchLimit],
         lanes: int,
         example_flops: Callable[[str, str], float],
         keep: Callable[[Work], bool],
     ) -> None:
         self._keep = keep
-        self._batch_flops = batch_flops
+        self._limits = limits
         self._lanes = lanes
         self._example_flops = example_flops
         self._buckets: dict[Hashable, _Bucket] = {}
@@ -88,7 +89,8 @@ class Backlog:
         head = bucket.works[0]
         flops = self._example_flops(head.op, head.model)
         # A lane that takes everything would leave the others idle; each takes its share of what waits.
-        limit = min(self._batch_flops, flops * bucket.examples / self._lanes)
+        of_batch = self._limits[head.op]
+        limit = min(of_batch.flops, of_batch.share * flops * bucket.examples / self._lanes)
         batch: list[Work] = []
         spent = 0.0
         while bucket.works:
@@ -104,7 +106,7 @@ class Backlog:
 
     def _ripe_at(self, bucket: _Bucket) -> float:
         head = bucket.works[0]
-        full = self._example_flops(head.op, head.model) * bucket.examples >= self._batch_flops
+        full = self._example_flops(head.op, head.model) * bucket.examples >= self._limits[head.op].flops
         return 0.0 if full else head.ripe_at
 
 

@@ -65,7 +65,7 @@ class Scheduler:
         self._stats = stats
         self._max_wait_seconds = max_wait_seconds if executor.waits_pay else 0.0
         self._backlog = Backlog(
-            batch_flops=executor.batch_flops,
+            limits={"adapt": executor.adapting, "predict": executor.predicting},
             lanes=executor.lanes,
             example_flops=served.example_flops,
             keep=self._keep,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kshot_server.engine.engine import Engine
+from kshot_server.engine.executors.base import BatchLimit
 from kshot_server.engine.executors.cpu import CpuExecutor
 from kshot_server.engine.requests import Failed, Outcome
 
@@ -15,7 +16,7 @@ Hold = Callable[..., Any]
 
 def one_lane(flops: float = 1e9) -> CpuExecutor:
     executor = CpuExecutor(threads=1)
-    executor.batch_flops = flops
+    executor.adapting = executor.predicting = BatchLimit(flops)
     return executor
 
 

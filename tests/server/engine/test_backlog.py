@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kshot_server.engine.backlog import Backlog
-from kshot_server.engine.executors.base import Place
+from kshot_server.engine.executors.base import BatchLimit, Place
 from kshot_server.engine.work import Adaptation, Work
 
 
@@ -24,11 +24,19 @@ def work(name: str, *, arrived: float = 0.0, ripe_at: float = 0.0, model: str = 
     return Adaptation(model, name, support, Place("bucket", examples), ripe_at, tags)
 
 
-def backlog(flops: float = 10.0, *, lanes: int = 1, example: float = 1.0, dropped: tuple[str, ...] = ()) -> Backlog:
+def backlog(
+    flops: float = 10.0,
+    *,
+    lanes: int = 1,
+    example: float = 1.0,
+    share: float = 1.0,
+    dropped: tuple[str, ...] = (),
+) -> Backlog:
     def keep(piece: Work) -> bool:
         return not (isinstance(piece, Adaptation) and piece.session in dropped)
 
-    return Backlog(batch_flops=flops, lanes=lanes, example_flops=lambda op, model: example, keep=keep)
+    limits = {"adapt": BatchLimit(flops, share), "predict": BatchLimit(1.0)}
+    return Backlog(limits=limits, lanes=lanes, example_flops=lambda op, model: example, keep=keep)
 
 
 def names(works: list[Work]) -> list[str]:
@@ -50,6 +58,16 @@ def test_lanes_share_what_waits() -> None:
     for i in range(6):
         waiting.add(work(str(i)))
     assert names(waiting.take(0.0)) == ["0", "1", "2"]
+
+
+def test_a_lane_may_take_less_than_its_share() -> None:
+    waiting = backlog(4.0, lanes=2, share=0.5)
+    for i in range(20):
+        waiting.add(work(str(i)))
+    batches = []
+    while len(waiting):
+        batches.append(len(waiting.take(0.0)))
+    assert batches == [4, 4, 3, 2, 1, 1, 1, 1, 1, 1, 1]
 
 
 def test_what_is_not_ripe_waits_unless_its_bucket_is_full() -> None:

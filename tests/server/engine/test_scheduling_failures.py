@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kshot_server.engine.engine import Engine
-from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
+from kshot_server.engine.executors.base import AdaptedWeights, BatchLimit, Place, Queries, ServedModel
 from kshot_server.engine.executors.cpu import CpuExecutor
 from kshot_server.engine.executors.cuda import CudaExecutor
 from kshot_server.engine.requests import Adapted, Classified, Failed, NeedsSupport, Support
@@ -131,7 +131,7 @@ class Cramped(CpuExecutor):
 
 def test_a_batch_too_large_for_the_memory_is_split(hold: Hold, make_task: MakeTask) -> None:
     executor = Cramped(threads=1)
-    executor.batch_flops = 1e9
+    executor.adapting = BatchLimit(1e9)
     bench = hold(executor=executor)
     futures = [bench.engine.submit(make_task(i, size=4).adapt(bench.models.digest)) for i in range(10)]
     bench.release()

@@ -39,7 +39,7 @@ from kshot_models.batched.native.vectors import at
 from kshot_models.inner.transformation import Rates
 from kshot_models.sharing import shared_out
 
-__all__ = ["Classes", "Descended", "descend", "head_step", "rates_of", "split_like", "update"]
+__all__ = ["Classes", "Descended", "Descent", "head_step", "rates_of", "split_like", "update"]
 
 _BYTES = 4
 _LINE = 16  # numbers of a line of a cache
@@ -61,19 +61,11 @@ class Classes(NamedTuple):
     present: Tensor  # (way,) 0 for classes that have no probability
 
 
-def descend(
-    images: Tensor,
-    share: Tensor,
-    params: Sequence[Tensor],
-    rates: Sequence[Rates | None],
-    classes: Classes,
-    sizes: Sizes,
-    epsilon: float,
-    *,
-    mean: bool,
-    moments: bool = False,
-) -> Descended:
-    """Take the steps.
+class Descent:
+    """Steps to be taken: all is ready, `run` takes them, once, and then there is a `result`.
+
+    Who takes many descents begins them all, runs them all and then looks at results: a processor that has computed one
+    has forgotten how all the rest goes.
 
     Args:
         images: (1, n, height, width, channels).
@@ -87,51 +79,82 @@ def descend(
         mean: the head has the mean over positions in place of all positions.
         moments: whether those after the last step are wanted.
     """
-    images, share = images.contiguous(), share.contiguous()
-    layout = _layout(sizes, *params[-2].shape)
-    by_step, by_weight = rates_of(rates, params)
-    weights, memory = torch.empty(layout.size), torch.empty(layout.parts[-1].stop)
-    at_weights, of_all, numbers = weights.numpy(), memory.data_ptr(), memory.numpy()
-    began = [each.contiguous() for each in params]  # held until they are copied
-    _gather(np.array([address_of(each) for each in began]), layout.ends, at_weights)
-    gradients, features, of_out = (numbers[part] for part in layout.parts)
-    table = layout.plan.table.copy()
-    point_to_values(table, weights.data_ptr() + _BYTES * layout.begins[:-2], of_all, sizes)
-    point_to_gradients(table, of_all + _BYTES * layout.parts[0].start, sizes)
-    shape, seen = params[-2].shape, features.reshape(len(classes.targets), -1)
-    *_, start, middle = layout.begins.tolist()
-    head = seen, at_weights[start:middle].reshape(shape), at_weights[middle:], classes.targets.contiguous().numpy()
-    of_head = gradients[start:middle].reshape(shape), gradients[middle : layout.size]
-    of_classes, change = (array(classes.share), array(classes.present)), (at_weights, gradients, layout.ends)
-    last, plan = layout.plan.out[-1], layout.plan
-    pool, added, steps = sizes.pool, np.float32(epsilon), (by_step, by_weight, moments)
 
-    def of_a_team(members: int) -> Callable[[int], None]:
-        shared = team.Shared.of(sizes, members, torch.Size(seen.shape))
-        of_team = array(images), array(share), pool, added, *head, *of_classes, array(shared.of_features)
-        return shared.part(table, *of_team, *of_head, mean, *change, *steps)
+    def __init__(
+        self,
+        images: Tensor,
+        share: Tensor,
+        params: Sequence[Tensor],
+        rates: Sequence[Rates | None],
+        classes: Classes,
+        sizes: Sizes,
+        epsilon: float,
+        *,
+        mean: bool,
+        moments: bool = False,
+    ) -> None:
+        self._seen = images.contiguous(), share.contiguous()
+        self._began = [each.contiguous() for each in params]
+        self._classes = classes.targets.contiguous().numpy(), array(classes.share), array(classes.present)
+        self._addresses = np.array([address_of(each) for each in self._began])
+        self._by_step, self._by_weight = rates_of(rates, params)
+        self._sizes, self._epsilon, self._mean, self._wants_moments = sizes, np.float32(epsilon), mean, moments
+        self._moments: list[Tensor] = []
+        self._weights = torch.empty(sum(each.numel() for each in params))
 
-    for members in _TEAMS:
-        if team.suits(sizes, members) and shared_out(partial(of_a_team, members), members):
-            break
-    else:
-        members = 1
-        first = int(plan.places[-1, 1])
-        out = numbers[first : first + prod(last)].reshape(last)
-        blocks = address_of(images), address_of(share), images.shape[1], sizes.stride, pool, added, out
-        given = _entries(), table, *blocks, *head, *of_classes, *of_head, mean, of_out.reshape(last), *change, *steps
-        _take_steps(*given)
-    return Descended(split_like(weights, params), moments_in(memory, sizes, members) if moments else [])
+    def run(self) -> None:
+        """Take the steps."""
+        layout, sizes = _layout(self._sizes, *self._began[-2].shape), self._sizes
+        weights, memory = self._weights.numpy(), torch.empty(layout.size)
+        of_all, numbers = memory.data_ptr(), memory.numpy()
+        _gather(self._addresses, layout.ends, weights)
+        table = layout.plan.table.copy()
+        point_to_values(table, self._weights.data_ptr() + _BYTES * layout.begins[:-2], of_all, sizes)
+        point_to_gradients(table, of_all + _BYTES * layout.parts[0].start, sizes)
+        gradients, features, of_out = (numbers[part] for part in layout.parts)
+        targets, *_ = self._classes
+        of_classes = self._classes[1:]
+        shape, seen = self._began[-2].shape, features.reshape(len(targets), -1)
+        *_, start, middle = layout.begins.tolist()
+        head = seen, weights[start:middle].reshape(shape), weights[middle:], targets
+        of_head, change = (
+            (gradients[start:middle].reshape(shape), gradients[middle:]),
+            (weights, gradients, layout.ends),
+        )
+        (images, share), pool, added, mean = self._seen, sizes.pool, self._epsilon, self._mean
+        steps = self._by_step, self._by_weight, self._wants_moments
+
+        def of_a_team(members: int) -> Callable[[int], None]:
+            shared = team.Shared.of(sizes, members, torch.Size(seen.shape))
+            of_team = array(images), array(share), pool, added, *head, *of_classes, array(shared.of_features)
+            return shared.part(table, *of_team, *of_head, mean, *change, *steps)
+
+        for members in _TEAMS:
+            if team.suits(sizes, members) and shared_out(partial(of_a_team, members), members):
+                break
+        else:
+            members = 1
+            last, first = layout.plan.out[-1], int(layout.plan.places[-1, 1])
+            out = numbers[first : first + prod(last)].reshape(last)
+            blocks = address_of(images), address_of(share), images.shape[1], sizes.stride, pool, added, out
+            given = *blocks, *head, *of_classes, *of_head, mean, of_out.reshape(last)
+            _take_steps(_entries(), table, *given, *change, *steps)
+        if self._wants_moments:
+            self._moments = moments_in(memory, sizes, members)
+
+    def result(self) -> Descended:
+        """Where the steps have led."""
+        return Descended(split_like(self._weights, self._began), self._moments)
 
 
 class _Layout(NamedTuple):
     """Where everything lies in the memory of a descent, in numbers from its start."""
 
     plan: Plan
-    size: int  # of all parameters
-    begins: Indices  # (parameters,) where each one begins among them
+    begins: Indices  # (parameters,) where each one begins among all of them
     ends: Indices
     parts: list[slice]  # of what comes behind the values of the blocks: gradients, features, the output's gradient
+    size: int
 
 
 @lru_cache(maxsize=256)
@@ -143,7 +166,7 @@ def _layout(sizes: Sizes, way: int, features: int) -> _Layout:
         start += -start % _LINE
         parts.append(slice(start, start + count))
         start += count
-    return _Layout(plan, int(ends[-1]), np.array([0, *ends[:-1]]), ends, parts)
+    return _Layout(plan, np.array([0, *ends[:-1]]), ends, parts, start)
 
 
 def split_like(flat: Tensor, params: Sequence[Tensor]) -> list[Tensor]:

@@ -73,7 +73,7 @@ def descend_and_keep(
     moments: bool = False,
     first_order: bool = False,
 ) -> tuple[Descended, Trail]:
-    """Take the steps: see `descend`, whose arguments these are. Of first order, gradients count as constants."""
+    """Take the steps: see Descent, whose arguments these are. Of first order, gradients count as constants."""
     counts = [each.numel() for each in params]
     by_step, by_weight = rates_of(rates, params)
     weights, ends = torch.cat([each.flatten() for each in params]), np.cumsum(counts)

@@ -20,7 +20,7 @@ from kshot_server.engine.requests import Failed, Support
 if TYPE_CHECKING:  # which imports this file
     from kshot_server.engine.served import ModelSource
 
-__all__ = ["AdaptedWeights", "Executor", "Place", "Queries", "ServedModel"]
+__all__ = ["AdaptedWeights", "BatchLimit", "Executor", "Place", "Queries", "ServedModel"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,13 @@ class Place(NamedTuple):
     examples: int
 
 
+class BatchLimit(NamedTuple):
+    """How much is one batch, at most; there is always one task in it."""
+
+    flops: float  # that it costs
+    share: float = 1.0  # of what a lane's share of all that waits would be
+
+
 class Executor(Protocol):
     """Computes batches of tasks on one device.
 
@@ -76,7 +83,8 @@ class Executor(Protocol):
 
     device: str
     lanes: int  # batches that may run at once, each on a thread of its own
-    batch_flops: float  # as much as one batch may cost; a dearer task rides alone
+    adapting: BatchLimit
+    predicting: BatchLimit
     waits_pay: bool  # whether a batch costs less than its tasks one by one, so that waiting for company can pay
 
     def enter_lane(self, lend: Lend) -> None:

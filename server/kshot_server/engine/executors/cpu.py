@@ -1,7 +1,8 @@
 """The CPU: tasks one by one, each on one core, as many side by side as there are cores.
 
 Two tasks on two cores take less time than the same two one after the other on both cores, and batching them into one
-tensor gains nothing, so nothing is padded and nobody waits for company. Channels-last tensors save the max-pool its
+tensor gains nothing, so nothing is padded and nobody waits for company. Where many wait anyway, a lane takes some: what
+is done for each before and after its steps is done for one after the other. Channels-last tensors save the max-pool its
 strided reads.
 """
 
@@ -22,11 +23,11 @@ from torch import Tensor
 from kshot_models.costs import measure_costs
 from kshot_models.load import LoadedLearner, normalise_by
 from kshot_models.manifest import InputSpec, Limits
-from kshot_models.serving import predict_each, prepared, serving
+from kshot_models.serving import adapt_each, predict_each, prepared, serving
 from kshot_models.sharing import Lend, helped_by, shared_out
 from kshot_models.tree import meta_map
 from kshot_models.types import Examples, Params, Predictor
-from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
+from kshot_server.engine.executors.base import AdaptedWeights, BatchLimit, Place, Queries, ServedModel
 from kshot_server.engine.executors.own_memory import in_own_memory
 from kshot_server.engine.executors.results import DIVERGED, probabilities_of_each
 from kshot_server.engine.requests import Failed, Support
@@ -36,7 +37,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CpuExecutor", "Ready", "all_finite"]
 
-_BATCH_FLOPS = 2e8  # some milliseconds of one core: dozens of single queries, one adaptation
+# Some milliseconds of one core: dozens of single queries. Of adaptations some tenths of a second: what Python does for
+# each takes half of the time where it is not forgotten between them. But the first of a batch is answered with the last,
+# so they ride together only where many wait.
+_PREDICTING = BatchLimit(2e8)
+_ADAPTING = BatchLimit(8e9, share=0.5)
 _QUERIES_AT_ONCE = 128
 _QUERIES_TO_SHARE = 5  # fewer are computed before another lane is awake
 
@@ -64,7 +69,7 @@ class CpuExecutor:
 
     def __init__(self, *, threads: int = 0) -> None:
         self.lanes = threads or len(os.sched_getaffinity(0))
-        self.batch_flops = _BATCH_FLOPS
+        self.adapting, self.predicting = _ADAPTING, _PREDICTING
         self._lane = _Lane()
 
     def enter_lane(self, lend: Lend) -> None:
@@ -112,7 +117,7 @@ class CpuExecutor:
     def adapt(self, model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:
         """See Executor."""
         with helped_by(self._lane.lend):
-            return [_adapt(model, support) for support in supports]
+            return _adapt(model, supports)
 
     @serving()
     def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
@@ -123,18 +128,23 @@ class CpuExecutor:
         return probabilities_of_each(own, model.manifest.calibration.temperature)
 
 
-def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
-    examples = Examples(
-        _to_inputs(support.inputs, model.manifest.input),
-        torch.tensor(support.targets),
-        torch.ones(len(support.targets)),
-    )
-    task = model.learner.adapt(model.meta_params, examples, way=model.fixed_way or support.way)
+def _adapt(model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:
+    tasks = [(_to_examples(support, model), model.fixed_way or support.way) for support in supports]
+    adapted = adapt_each(model.learner, model.meta_params, tasks)
+    return [_kept(model, task, support.way) for task, support in zip(adapted, supports, strict=True)]
+
+
+def _to_examples(support: Support, model: ServedModel) -> Examples:
+    count = len(support.targets)
+    return Examples(_to_inputs(support.inputs, model.manifest.input), torch.tensor(support.targets), torch.ones(count))
+
+
+def _kept(model: ServedModel, task: Params, way: int) -> AdaptedWeights | Failed:
     values, memory = in_own_memory(task)
     if not all_finite(memory.view(torch.float32)):
         return DIVERGED
     ready = Ready(values, prepared(model.learner, model.meta_params, values))
-    return AdaptedWeights(ready, support.way, None, memory.nbytes)
+    return AdaptedWeights(ready, way, None, memory.nbytes)
 
 
 def all_finite(numbers: Tensor) -> bool:

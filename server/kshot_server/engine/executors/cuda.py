@@ -24,7 +24,7 @@ from kshot_models.manifest import InputSpec, Limits
 from kshot_models.sharing import Lend
 from kshot_models.tree import meta_map
 from kshot_models.types import Examples, Params
-from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
+from kshot_server.engine.executors.base import AdaptedWeights, BatchLimit, Place, Queries, ServedModel
 from kshot_server.engine.executors.graphs import Graphs
 from kshot_server.engine.executors.results import DIVERGED, probabilities
 from kshot_server.engine.requests import Failed, Support
@@ -52,7 +52,7 @@ class CudaExecutor:
 
     def __init__(self, device: str = "cuda") -> None:
         self.device = device
-        self.batch_flops = _BATCH_FLOPS
+        self.adapting = self.predicting = BatchLimit(_BATCH_FLOPS)
         self._graphs = Graphs(device)
         self._scales: dict[InputSpec, tuple[Tensor, Tensor]] = {}
 

@@ -23,7 +23,7 @@ from kshot_models.encoder import Encoder
 from kshot_models.manifest import ENCODER_NETWORK, Limits
 from kshot_models.onnx_files import ADAPT, CLASSES, FEATURES, FIXED_WAY, PIXELS, PREDICT, TARGETS, WEIGHTS
 from kshot_models.sharing import Lend
-from kshot_server.engine.executors.base import AdaptedWeights, Place, Queries, ServedModel
+from kshot_server.engine.executors.base import AdaptedWeights, BatchLimit, Place, Queries, ServedModel
 from kshot_server.engine.executors.onnx_graph import Arrays, Graph
 from kshot_server.engine.executors.results import DIVERGED, probabilities
 from kshot_server.engine.requests import Failed, Support
@@ -63,7 +63,7 @@ class OnnxExecutor:
 
     def __init__(self, device: str = "cpu", *, threads: int = 0) -> None:
         self.device = device
-        self.batch_flops = _BATCH_FLOPS
+        self.adapting = self.predicting = BatchLimit(_BATCH_FLOPS)
         self.lanes = (threads or len(os.sched_getaffinity(0))) if device == "cpu" else 1
 
     def enter_lane(self, lend: Lend) -> None:
