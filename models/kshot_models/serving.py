@@ -30,6 +30,7 @@ __all__ = [
     "adapt_each",
     "alone",
     "being_transformed",
+    "computed_by_torch",
     "differentiated_once",
     "inner_gradient",
     "kept_briefly",
@@ -143,6 +144,12 @@ class Joins(Protocol):
     def together(self, others: Sequence[Predictor], inputs: Tensor, counts: Sequence[int]) -> list[Tensor] | None:
         """What each of `others`, itself among them, says of its inputs; None if they are not all of its kind."""
         ...
+
+
+def computed_by_torch(learner: Learner) -> bool:
+    """Whether its network is computed by torch on a CPU, by as many threads as torch is given; kernels have one."""
+    network = getattr(learner, "network", None)
+    return network is not None and network.prepare is None
 
 
 def predict_each(predictors: Sequence[Predictor], inputs: Tensor, counts: Sequence[int]) -> list[Tensor]:

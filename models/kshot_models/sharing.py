@@ -14,7 +14,7 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import TypeAlias
 
-__all__ = ["Lend", "helped_by", "shared_out"]
+__all__ = ["Lend", "helped_by", "idle_threads", "shared_out"]
 
 Lend: TypeAlias = Callable[[Sequence[Callable[[], None]]], "Sequence[Future[None]] | None"]
 """Begin to do all of these at once, each on an idle thread; None, and nothing is begun, where there are not enough."""
@@ -75,6 +75,22 @@ def shared_out(make: Callable[[], Callable[[int], None]], members: int) -> bool:
     for other in others:
         other.result()
     return True
+
+
+def idle_threads(most: int) -> int:
+    """How many threads would help now, `most` at most: for who has threads of its own, and cores that lie idle."""
+    if _state.lend is None:
+        return 0
+    for count in range(most, 0, -1):
+        asked = _state.lend([_nothing] * count)
+        if asked is not None:
+            wait(asked)
+            return count
+    return 0
+
+
+def _nothing() -> None:
+    pass
 
 
 def _cores_from_here() -> list[int]:

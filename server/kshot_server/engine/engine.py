@@ -113,6 +113,11 @@ class Engine:
         results = [(reference, trial.result()) for reference, trial in trials]
         return {reference: failed for reference, failed in results if failed is not None}
 
+    @property
+    def lanes(self) -> int:
+        """Batches that may run at once."""
+        return self._executor.lanes
+
     def stats(self) -> dict[str, Any]:
         """What the engine holds and has done, as plain data.
 

@@ -64,7 +64,7 @@ def _point(work: Work, name: str, value: int, crew: Crew, options: Options, gemm
     varied = Work.model_validate(work.model_dump() | {name: value})
     with Served(varied, learner_spec(varied), device=options.device, threads=options.threads) as served:
         sides = [served_side("kshot", served), *peer_sides(ADAPTING, varied, crew, options)]
-        windows = {side.name: window(side.throughput, options.window_seconds) for side in sides}
+        windows = {side.name: window(side.throughput, options.window_seconds, multiple=side.multiple) for side in sides}
         figures = interleave(windows, options.repetitions)
     return {side: 1 / median(seconds) for side, seconds in figures.items()} | {"limit": _limit(varied, gemm_gflops)}
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from kshot_server.engine.executors.cpu import CpuExecutor, all_finite
 from kshot_server.engine.executors.cuda import CudaExecutor, padded_size
 from kshot_server.engine.executors.results import probabilities
 from kshot_server.engine.repository import ModelRepository
-from kshot_server.engine.requests import Failed
+from kshot_server.engine.requests import Failed, Support
 
 TOLERANCE = 1e-4  # in a probability: float32 sums in another order
 EXECUTORS: dict[str, Callable[[], Executor]] = {
@@ -278,3 +280,49 @@ def test_a_lane_has_one_core_and_other_threads_keep_theirs() -> None:
     finally:
         torch.set_num_threads(before)
     assert seen == [(1, True), (2, False), (2, False)]
+
+
+@pytest.mark.parametrize(
+    ("by_torch", "flops", "idle", "expected"),
+    [(True, 1e9, 3, 4), (True, 1e9, 1, 2), (True, 1e9, 0, 1), (True, 1e8, 3, 1), (False, 1e9, 3, 1)],
+    ids=["three idle lanes", "one", "none", "too little to do", "kernels"],
+)
+def test_what_torch_computes_has_the_cores_of_idle_lanes(
+    by_torch: bool, flops: float, idle: int, expected: int
+) -> None:
+    seen: dict[str, int] = {}
+
+    class Stub:
+        """Stands where a learner would, and looks."""
+
+        network = SimpleNamespace(prepare=None if by_torch else object())
+
+        def adapt(self, meta: object, support: Examples, *, way: int) -> dict[str, torch.Tensor]:
+            seen["within"] = torch.get_num_threads()
+            return {"weights.some": torch.zeros(2)}
+
+        def predict(self, meta: object, task: object, inputs: torch.Tensor) -> torch.Tensor:
+            raise NotImplementedError
+
+    def lend(works: Sequence[Callable[[], None]]) -> list[Future[None]] | None:
+        futures = [Future[None]() for _ in works]
+        for future in futures:
+            future.set_result(None)
+        return futures if len(works) <= idle else None
+
+    spec = SimpleNamespace(input=SimpleNamespace(mean=(0.5,), std=(0.5,)))
+    model: Any = SimpleNamespace(learner=Stub(), meta_params=None, manifest=spec, adapt_flops=flops, fixed_way=None)
+    support = Support(np.zeros((5, 4, 4, 1), np.uint8), np.arange(5), 5)
+    executor = CpuExecutor(threads=4)
+
+    def lane() -> None:
+        executor.enter_lane(lend)
+        assert len(executor.adapt(model, [support])) == 1
+        seen["after"] = torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    thread = threading.Thread(target=lane)
+    thread.start()
+    thread.join()
+    assert seen == {"within": expected, "after": 1}
+    assert torch.get_num_threads() == before

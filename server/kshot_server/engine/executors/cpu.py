@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -23,8 +24,8 @@ from torch import Tensor
 from kshot_models.costs import measure_costs
 from kshot_models.load import LoadedLearner, normalise_by
 from kshot_models.manifest import InputSpec, Limits
-from kshot_models.serving import adapt_each, predict_each, prepared, serving
-from kshot_models.sharing import Lend, helped_by, shared_out
+from kshot_models.serving import adapt_each, computed_by_torch, predict_each, prepared, serving
+from kshot_models.sharing import Lend, helped_by, idle_threads, shared_out
 from kshot_models.tree import meta_map
 from kshot_models.types import Examples, Params, Predictor
 from kshot_server.engine.executors.base import AdaptedWeights, BatchLimit, Place, Queries, ServedModel
@@ -38,11 +39,12 @@ if TYPE_CHECKING:
 __all__ = ["CpuExecutor", "Ready", "all_finite"]
 
 # Some milliseconds of one core: dozens of single queries. Of adaptations some tenths of a second: what Python does for
-# each takes half of the time where it is not forgotten between them. But the first of a batch is answered with the last,
-# so they ride together only where many wait.
+# each takes half of the time where it is not forgotten between them. But the first of a batch is answered with the
+# last, so they ride together only where many wait.
 _PREDICTING = BatchLimit(2e8)
 _ADAPTING = BatchLimit(8e9, share=0.5)
 _QUERIES_AT_ONCE = 128
+_FLOPS_TO_SHARE = 2e9  # of what torch computes: some tens of milliseconds of one core
 _QUERIES_TO_SHARE = 5  # fewer are computed before another lane is awake
 
 
@@ -55,6 +57,7 @@ class Ready(NamedTuple):
 
 class _Lane(threading.local):
     lend: Lend | None = None  # of this thread, if it is a lane
+    others: int = 1  # threads of torch that other threads have
 
 
 class CpuExecutor:
@@ -77,14 +80,9 @@ class CpuExecutor:
 
         Denormal numbers count as 0 on it: networks make them of blank images, and are many times slower on them.
         """
-        others = torch.get_num_threads()
-        torch.set_num_threads(1)
-        # The call binds this thread, but is also what threads to come start from: another one takes that back.
-        restore = threading.Thread(target=torch.set_num_threads, args=(others,))
-        restore.start()
-        restore.join()
+        self._lane.lend, self._lane.others = lend, torch.get_num_threads()
+        self._take_threads(1)
         torch.set_flush_denormal(True)
-        self._lane.lend = lend
 
     def prepare(self, loaded: LoadedLearner) -> ServedModel:
         """Make a loaded learner ready."""
@@ -116,16 +114,40 @@ class CpuExecutor:
     @serving()
     def adapt(self, model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:
         """See Executor."""
-        with helped_by(self._lane.lend):
+        with self._helped(model, sum(len(support.targets) for support in supports) * model.adapt_flops):
             return _adapt(model, supports)
 
     @serving()
     def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
         """See Executor."""
-        with helped_by(self._lane.lend):
+        count = sum(len(queries.inputs) for queries in batch)
+        # More than a few are computed in parts, each by one lane.
+        with self._helped(model, count * model.predict_flops if count < 2 * _QUERIES_TO_SHARE else 0.0):
             logits = [each for part in _parts(batch) for each in _predict(model, part)]
         own = [each[:, : queries.weights.way] for each, queries in zip(logits, batch, strict=True)]
         return probabilities_of_each(own, model.manifest.calibration.temperature)
+
+    @contextmanager
+    def _helped(self, model: ServedModel, flops: float) -> Iterator[None]:
+        """Idle lanes help within: kernels ask them, and what torch computes has their cores."""
+        with helped_by(self._lane.lend):
+            dear = flops >= _FLOPS_TO_SHARE and computed_by_torch(model.learner)
+            threads = 1 + idle_threads(self.lanes - 1) if dear else 1
+            if threads == 1:
+                yield
+                return
+            self._take_threads(threads)
+            try:
+                yield
+            finally:
+                self._take_threads(1)
+
+    def _take_threads(self, count: int) -> None:
+        torch.set_num_threads(count)
+        # The call binds this thread, but is also what threads to come start from: another one takes that back.
+        restore = threading.Thread(target=torch.set_num_threads, args=(self._lane.others,))
+        restore.start()
+        restore.join()
 
 
 def _adapt(model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:

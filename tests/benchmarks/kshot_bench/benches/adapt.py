@@ -78,7 +78,7 @@ def served_side(name: str, served: Served) -> Side:
         # Of the median: one slow request among many says something of the machine.
         return median(served.one_by_one(count)) * count
 
-    return Side(name, served.together, alone, peer=False)
+    return Side(name, served.together, alone, peer=False, multiple=served.engine.lanes)
 
 
 def peer_sides(names: tuple[str, ...], work: Work, crew: Crew, options: Options) -> list[Side]:
