@@ -29,6 +29,8 @@ HELP, EXTRA = "do something odd", {extra!r}
 def configure(parser):
     parser.add_argument("--size", type=int)
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("name", nargs="?")
+    parser.add_argument("settings", nargs="*")
 def run(arguments):
     {run}
 """
@@ -66,6 +68,17 @@ def test_overview_lists_every_command_with_its_help(
 def test_a_command_runs_and_answers_the_exit_code(install: Callable[..., None]) -> None:
     install("return arguments.size")
     assert main(["odd", "--size", "7"]) == 7
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["it", "a=1", "b=2", "--size", "7"], ["it", "--size", "7", "a=1", "b=2"], ["it", "a=1", "--list", "b=2"]],
+)
+def test_what_has_no_name_may_stand_before_options_and_behind_them(
+    arguments: list[str], install: Callable[..., None]
+) -> None:
+    install("return (arguments.name, arguments.settings) != ('it', ['a=1', 'b=2'])")
+    assert main(["odd", *arguments]) == 0
 
 
 def test_help_of_a_command(install: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:

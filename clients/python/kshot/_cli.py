@@ -112,7 +112,7 @@ def _run(point: EntryPoint, arguments: list[str]) -> int:
         extra = command.EXTRA or ""
         parser = _Parser(prog=f"kshot {point.name}", description=_sentence(command.HELP))
         command.configure(parser)
-        return command.run(parser.parse_args(arguments))
+        return command.run(parser.parse_intermixed_args(arguments))  # KEY=VALUE may stand behind options
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if not extra or package.startswith("kshot"):
