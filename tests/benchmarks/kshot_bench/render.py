@@ -16,9 +16,15 @@ from kshot_bench.report import Report, Row, read_report
 __all__ = ["COMMANDS", "main", "render"]
 
 COMMANDS: Mapping[str, str] = {  # what writes each report; the folder is that of the results
-    "adapt": "kshot bench adapt --curve tasks=1,4,16,64 --curve way=2,5,10,20 --curve shot=1,5,10 --curve steps=1,5,20",
+    "adapt": (
+        "kshot bench adapt --curve tasks=1,4,16,64,256,1024 --curve way=2,5,10,20 --curve shot=1,5,10,20 "
+        "--curve steps=1,5,20,50 --curve size=28,56,84"
+    ),
     "adapt-frozen": "kshot bench adapt --frozen",
-    "adapt-resnet12": "kshot bench adapt --network resnet12 --size 84 --input-channels 3 --repetitions 3",
+    "adapt-resnet12": (
+        "kshot bench adapt --network resnet12 --size 84 --input-channels 3 --steps 1 --queries 5 --repetitions 3 "
+        "--window 0.1 --curve size=28,56,84"
+    ),
     "classify": "kshot bench classify",
     "train": "kshot bench train",
     "memory": "kshot bench memory",
