@@ -81,6 +81,19 @@ def test_what_has_no_name_may_stand_before_options_and_behind_them(
     assert main(["odd", *arguments]) == 0
 
 
+def test_a_command_may_have_commands_of_its_own(install_entry_point: Install) -> None:
+    source = """
+HELP, EXTRA = "do something odd", ""
+def configure(parser):
+    of_its_own = parser.add_subparsers(dest="which", required=True).add_parser("adapt")
+    of_its_own.add_argument("--size", type=int)
+def run(arguments):
+    return arguments.size
+"""
+    install_entry_point("kshot.commands", "odd = odd_command", odd_command=source)
+    assert main(["odd", "adapt", "--size", "7"]) == 7
+
+
 def test_help_of_a_command(install: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     install()
     assert main(["odd", "--help"]) == 0

@@ -46,7 +46,11 @@ class Command(Protocol):
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with errors of one line."""
+    """argparse, with errors of one line; what has no name may stand behind options, but where commands have commands."""
+
+    def parse(self, arguments: list[str]) -> argparse.Namespace:
+        nested = any(action.nargs in {argparse.PARSER, argparse.REMAINDER} for action in self._actions)
+        return self.parse_args(arguments) if nested else self.parse_intermixed_args(arguments)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -112,7 +116,7 @@ def _run(point: EntryPoint, arguments: list[str]) -> int:
         extra = command.EXTRA or ""
         parser = _Parser(prog=f"kshot {point.name}", description=_sentence(command.HELP))
         command.configure(parser)
-        return command.run(parser.parse_intermixed_args(arguments))  # KEY=VALUE may stand behind options
+        return command.run(parser.parse(arguments))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if not extra or package.startswith("kshot"):
