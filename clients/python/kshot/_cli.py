@@ -46,9 +46,10 @@ class Command(Protocol):
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with errors of one line; what has no name may stand behind options, but where commands have commands."""
+    """argparse, with errors of one line."""
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
+        """What has no name may stand behind options (KEY=VALUE), but where a command has commands of its own."""
         nested = any(action.nargs in {argparse.PARSER, argparse.REMAINDER} for action in self._actions)
         return self.parse_args(arguments) if nested else self.parse_intermixed_args(arguments)
 
