@@ -177,12 +177,10 @@ class _Gradient(torch.autograd.Function):
                 "moments, nor with respect to images; map over norm.py's primitives"
             )
         params = ctx.run.params
-        flat = [
-            torch.zeros(like.numel()) if each is None else each.reshape(-1)
-            for each, like in zip(changes[1:], params, strict=True)
-        ]
-        of_grad, found = back_again(ctx.run, ctx.passed, torch.cat(flat), lambda change: None)
-        parts = zip(torch.split_with_sizes(found, [len(each) for each in flat]), params, strict=True)
+        counts = [like.numel() for like in params]
+        flat = blocks.in_a_row(changes[1:], counts)
+        of_grad, found = back_again(ctx.run, ctx.passed, flat, lambda change: None)
+        parts = zip(torch.split_with_sizes(found, counts), params, strict=True)
         return None, None, None, of_grad, None, *(each.view(like.shape) for each, like in parts)
 
 

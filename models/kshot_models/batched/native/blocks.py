@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kshot_models.batched.native import columns
-from kshot_models.batched.native.convolution import FILTERS, IMAGES, convolve, task_gradients
+from kshot_models.batched.native.convolution import FILTERS, IMAGES, task_gradients
 from kshot_models.batched.native.jit import Array, Array2, Array5, Indices, Table, carray, compiled, inlined
 from kshot_models.batched.native.normalization import (
     add_through_moments,
@@ -49,6 +49,7 @@ __all__ = [
     "first_filters",
     "forward",
     "images_at_once",
+    "in_a_row",
     "moments_in",
     "out_of",
     "plan_of",
@@ -96,21 +97,6 @@ class Run(NamedTuple):
 
     def __len__(self) -> int:
         return len(self.sizes.outside)
-
-    def below(self, block: int) -> Tensor:
-        """What the block takes."""
-        return self.out(block - 1) if block else self.images
-
-    def filters(self, block: int) -> Tensor:
-        """Its filters, (1, outside, 9 inside)."""
-        return self.params[3 * block].flatten(1)[None]
-
-    def raw(self, block: int) -> Tensor:
-        """Its convolution; made again if it was not kept."""
-        plan = plan_of(self.sizes)
-        if plan.places[block, 0] < 0:
-            return convolve(self.below(block), self.filters(block), self.sizes.stride)
-        return _part(self.values, int(plan.places[block, 0]), plan.raw[block])
 
     def out(self, block: int) -> Tensor:
         """What it gives."""
@@ -297,6 +283,12 @@ def moments_in(values: Tensor, sizes: Sizes, members: int = 1) -> list[Tensor]:
     blocks = torch.split_with_sizes(found, [4 * outside for outside in sizes.outside])
     each = [block.view(members, 4, -1) for block in blocks]
     return [block[:, number].flatten() for block in each for number in (0, 1)]
+
+
+def in_a_row(parts: Sequence[Tensor | None], counts: Sequence[int]) -> Tensor:
+    """The numbers of all parts, one after the other; 0 for those of a part that is None."""
+    pairs = zip(parts, counts, strict=True)
+    return torch.cat([torch.zeros(count) if part is None else part.reshape(-1) for part, count in pairs])
 
 
 def _part(values: Tensor, start: int, shape: tuple[int, ...]) -> Tensor:

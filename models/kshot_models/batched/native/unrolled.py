@@ -108,10 +108,7 @@ def go_back(
     """
     counts, by_step, by_weight = trail.counts, trail.by_step, trail.by_weight
     ends = np.cumsum(counts)
-    parts = [
-        torch.zeros(count) if each is None else each.reshape(-1) for each, count in zip(of_params, counts, strict=True)
-    ]
-    back = torch.cat(parts)  # l_{k+1}
+    back = blocks.in_a_row(of_params, counts)  # l_{k+1}
     in_blocks = sum(counts[:-2])
     if trail.last is not None and any(each is not None for each in of_moments):
         extras = [Extra(None, *pair) for pair in zip(of_moments[::2], of_moments[1::2], strict=True)]
