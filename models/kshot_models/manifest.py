@@ -33,6 +33,7 @@ from pydantic import (
 __all__ = [
     "CLASSIFIERS",
     "ENCODER_NETWORK",
+    "FIXED_MOMENTS",
     "FORMAT",
     "Calibration",
     "Component",
@@ -58,7 +59,9 @@ CLASSIFIERS = frozenset({"gradient", "matching", "prototype", "ridge", "snail"})
 # The network of learners on the features of an `encoder.onnx`; see encoder.py.
 ENCODER_NETWORK = "encoder"
 
-NormMode = Literal["support", "transductive", "per_step", "group", "none"]
+NormMode = Literal["support", "transductive", "per_step", "population", "group", "none"]
+# Whose queries are normalized by moments that the query batch has no part in: `transductive` answers differently.
+FIXED_MOMENTS: frozenset[NormMode] = frozenset({"support", "per_step", "population"})
 ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,31}$")]

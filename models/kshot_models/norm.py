@@ -8,6 +8,7 @@ precision Conv4's norms are part of its blocks (batched/normalization.py), and e
     support        the support set's own            those of the support set, at the final fast weights
     transductive   the support set's own            the query batch's own: the papers' protocol, leaks between queries
     per_step       the support set's own            running ones, counted in training after each inner step (MAML++)
+    population     those of all training images     the same (population.py), for learners without inner steps
     group          each example's own, per group    the same
     none           no normalization                 the same
 

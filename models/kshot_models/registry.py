@@ -134,6 +134,9 @@ LEARNERS: Mapping[str, Callable[[LearnerSpec, Network], Learner]] = {
 }
 
 
+_ADAPTING_BODIES = frozenset({"gradient", "gradient_regression"})
+
+
 def build_learner(spec: LearnerSpec, input_spec: InputSpec, encoder: Encoder | None = None) -> Learner:
     """Build what `spec` describes, for inputs of `input_spec`.
 
@@ -149,6 +152,11 @@ def build_learner(spec: LearnerSpec, input_spec: InputSpec, encoder: Encoder | N
     learner = _row("learner", LEARNERS, spec.type)
     if (spec.norm == "per_step" or spec.per_step_gains) and not spec.steps:
         raise SpecInvalid("norm = 'per_step' and per_step_gains belong to inner steps, of which there are none")
+    if spec.norm == "population" and spec.type in _ADAPTING_BODIES:
+        raise SpecInvalid(
+            "norm = 'population' is for learners whose body is the same for all tasks (prototype, ridge, matching, "
+            f"snail); a {spec.type} learner takes 'support' or 'per_step'"
+        )
     network = build_component("network", NETWORKS, spec.network, input_spec, spec.norm)
     if spec.network.type != ENCODER_NETWORK:
         return learner(spec, network)

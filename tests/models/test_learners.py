@@ -26,6 +26,8 @@ from .conftest import INPUT, LEARNERS, NETWORKS, NORMS, MakeExamples, make_learn
 CASES = [(name, "max_pool", "support") for name in LEARNERS]
 CASES += [("proto-lslr", network, norm) for network in NETWORKS for norm in NORMS]
 CASES += [("mamlpp", "max_pool", "per_step"), ("proto-sgd", "mlp", "per_step"), ("proto-sgd", "resnet12", "per_step")]
+CASES += [(name, "max_pool", "population") for name in ("prototype", "ridge", "matching", "snail")]
+CASES += [("prototype", network, "population") for network in ("mlp", "resnet12")]
 battery = pytest.mark.parametrize(("name", "network", "norm"), CASES)
 
 

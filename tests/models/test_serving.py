@@ -19,6 +19,7 @@ from kshot_models.batched.native.unrolled import descend_and_keep
 from kshot_models.inner.transformation import Objective
 from kshot_models.learners import GradientLearner
 from kshot_models.losses import weighted_cross_entropy
+from kshot_models.manifest import FIXED_MOMENTS
 from kshot_models.networks import cpu_descent
 from kshot_models.serving import (
     adapt_each,
@@ -37,6 +38,7 @@ from .conftest import LEARNERS, NETWORKS, NORMS, make_learner
 ANSWERS = [(name, "max_pool", "support") for name in LEARNERS] + [
     ("proto-sgd", network, norm) for network in NETWORKS for norm in (*NORMS, "transductive")
 ]
+ANSWERS += [("prototype", network, "population") for network in NETWORKS]
 
 
 @pytest.mark.parametrize(("name", "network", "norm"), ANSWERS)
@@ -59,6 +61,7 @@ def test_serving_changes_no_answer(name: str, network: str, norm: str, make_exam
 PREPARED = [(name, network, "support") for name in LEARNERS for network in NETWORKS] + [
     ("proto-sgd", network, norm) for network in NETWORKS for norm in (*NORMS, "transductive")
 ]
+PREPARED += [("prototype", network, "population") for network in NETWORKS]
 
 
 @pytest.mark.parametrize(("name", "network", "norm"), PREPARED)
@@ -90,7 +93,7 @@ def test_who_is_prepared_answers_the_same(
         torch.testing.assert_close(alone, expected[1], rtol=0, atol=1e-5)
     # In single precision, Conv4 and a linear head are one function that refers to the weights.
     linear = not name.startswith(("matching", "snail"))
-    assert bool(calls) == (linear and network not in {"mlp", "resnet12"} and norm in {"support", "per_step"})
+    assert bool(calls) == (linear and network not in {"mlp", "resnet12"} and norm in FIXED_MOMENTS)
 
 
 @pytest.mark.parametrize("network", ["max_pool", "stride"])

@@ -17,7 +17,7 @@ import torch
 
 from kshot_models.artifact import save_artifact
 from kshot_models.load import meta_to_arrays
-from kshot_models.manifest import Calibration, Manifest, Measured, NormMode, Provenance
+from kshot_models.manifest import FIXED_MOMENTS, Calibration, Manifest, Measured, NormMode, Provenance
 from kshot_models.registry import build_learner
 from kshot_models.types import Learner, MetaParams
 from kshot_training.calibration import fit_temperature
@@ -76,7 +76,7 @@ def measure(
 ) -> tuple[Measured, ...]:
     """Accuracies on test episodes: in the learner's norm mode, and the transductive one if the section asks for it."""
     modes: list[NormMode] = [recipe.learner.norm]
-    if section.transductive and recipe.learner.norm in {"support", "per_step"}:
+    if section.transductive and recipe.learner.norm in FIXED_MOMENTS:
         modes.append("transductive")
     learners = [build_learner(recipe.learner.model_copy(update={"norm": mode}), recipe.input) for mode in modes]
     found = {

@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own spelling
 from kshot_models.classes import mask_absent, present_classes
 from kshot_models.manifest import NormMode
 from kshot_models.networks.network import Network
+from kshot_models.population import fresh_population, population_moments
 from kshot_models.tree import prefixed, under
 from kshot_models.types import Examples, Learner, MetaParams, Params, TaskParams
 from kshot_training.errors import EpisodeError
@@ -40,11 +41,12 @@ class NearestNeighbour:
     def init(self, generator: torch.Generator) -> MetaParams:
         """See Learner."""
         body = {} if self.network is None else self.network.init(generator)
-        return MetaParams(prefixed("body.", body), {}, {})
+        return MetaParams(prefixed("body.", body), {}, fresh_population(body, self.norm))
 
     def adapt(self, meta: MetaParams, support: Examples, *, way: int) -> TaskParams:
         """See Learner: the support set's embeddings and which class each one is of."""
-        embedded, moments = self._embed(meta, support.inputs, support.weights, None)
+        given = population_moments(meta, self.norm)
+        embedded, moments = self._embed(meta, support.inputs, support.weights, given)
         classes = torch.arange(way, device=support.targets.device)
         member = (support.targets[:, None] == classes) & (support.weights[:, None] > 0)  # (n, way)
         task = {"embedded": embedded, "member": member, "present": present_classes(support, way)}
@@ -56,7 +58,7 @@ class NearestNeighbour:
 
     def predict(self, meta: MetaParams, task: TaskParams, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
         """See Learner."""
-        moments = under("moments.", task) if self.norm == "support" else None
+        moments = under("moments.", task) if self.norm == "support" else population_moments(meta, self.norm)
         asked, _ = self._embed(meta, inputs, weights, moments)
         cosines = asked @ task["embedded"].mT  # (queries, n)
         by_class = torch.where(task["member"].mT, cosines[:, None, :], -torch.inf).amax(-1)  # (queries, way)

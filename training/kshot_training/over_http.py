@@ -141,8 +141,9 @@ def _in_process(loaded: LoadedLearner, sampler: EpisodeSampler, number: int, way
 
 def _pixels(sampler: EpisodeSampler, slots: Slots) -> list[Pixels]:
     """The images (height, width, channels) of a set of one episode, turned as in the episode."""
-    images = sampler.classes.images[torch.from_numpy(slots.images[0].copy())].cpu().numpy()
-    return [np.rot90(image, turns) for image, turns in zip(images, slots.quarter_turns[0], strict=True)]
+    device = sampler.classes.device
+    images, turns = (torch.from_numpy(part[0].copy()).to(device) for part in (slots.images, slots.turns))
+    return list(sampler.classes.pixels(images, turns).cpu().numpy())
 
 
 def _png(pixels: Pixels) -> bytes:

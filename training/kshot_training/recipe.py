@@ -54,12 +54,14 @@ class DataSection(Section):
 
 
 class AugmentSection(Section):
-    """Small random changes of each training image; bounds as in `kshot_training.data.Affine`."""
+    """Small random changes of each training image; bounds as in `kshot_training.data.Warp`."""
 
     rotation_degrees: Annotated[float, Field(ge=0)] = 10.0
     scale: Share = 0.1
     shear: Annotated[float, Field(ge=0)] = 0.1
     translation: Annotated[float, Field(ge=0)] = 0.1
+    deformation: Annotated[float, Field(ge=0)] = 0.0
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
 
 class EpisodesSection(Section):
@@ -71,6 +73,7 @@ class EpisodesSection(Section):
     tasks: Positive  # episodes per outer step
     split: str = "train"
     vary: Literal["step", "task"] = "step"  # pairs are drawn once a step, or for each task, which pads the smaller ones
+    mirrored: bool = False  # the mirror image of each class is another class
     augment: AugmentSection | None = None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kshot_models.learners import GradientLearner
-from kshot_models.manifest import Measured
+from kshot_models.manifest import FIXED_MOMENTS, Measured
 from kshot_training.finish import finish
 from kshot_training.recipe import Recipe, Setting
 from kshot_training.regression import errors_by_steps
@@ -37,7 +37,7 @@ def expected_rows(run: Run) -> list[Row]:
     """The rows that a run fills, empty: what is published, and the command that would measure it."""
     recipe = run.recipe()
     own = recipe.learner.norm
-    norms = [own, "transductive"] if own in {"support", "per_step"} else [own]
+    norms = [own, "transductive"] if own in FIXED_MOMENTS else [own]
     return [_empty_row(run, recipe, figure, norm) for figure in run.figures for norm in norms]
 
 

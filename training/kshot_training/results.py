@@ -31,7 +31,8 @@ HEAD = """# Results
 Accuracy on classes that were never trained on: the mean over test episodes of one checkpoint, 15 queries per class
 unless the command says otherwise, with half the width of the 95% interval. Norms: `support` uses the moments of the
 support set, so that an answer depends on no other query; `transductive` those of the query batch, as many papers do;
-`per_step` running ones of training, another set for each inner step; `group` those of each image alone.
+`per_step` running ones of training, another set for each inner step; `population` those of all training images;
+`group` those of each image alone.
 A published figure stands beside the norm that it was made with. Time is that of training, or of measuring where nothing
 was trained; a figure without a time is that of the shipped artifact's manifest, which its training wrote. What is not
 measured yet waits with its command.

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +15,12 @@ import torch
 from kshot_models.manifest import InputSpec
 from kshot_training.build import joint_classes
 from kshot_training.data import (
-    Affine,
     EpisodeSampler,
     ImageClasses,
     NumberedClasses,
     Sampler,
     SinusoidSampler,
+    Warp,
     load_classes,
     sinusoid_frequency,
 )
@@ -144,9 +144,10 @@ def _training(recipe: Recipe, place: Place) -> Sampler:
     if data.source == SINUSOIDS:
         shot = section.shot if isinstance(section.shot, int) else section.shot[1]
         return _sinusoids(data, shot, section.queries, seed, place.device)
-    augment = None if section.augment is None else Affine(**section.augment.model_dump())
+    augment = None if section.augment is None else Warp(**section.augment.model_dump())
+    images = _classes(data, recipe.input, split=section.split, place=place)
     sampler = EpisodeSampler(
-        _classes(data, recipe.input, split=section.split, place=place),
+        replace(images, mirrored=True) if section.mirrored else images,
         section.way,
         section.shot,
         section.queries,
@@ -159,7 +160,7 @@ def _training(recipe: Recipe, place: Place) -> Sampler:
     if classes != sampler.classes.num_classes:
         raise RecipeError(
             f"meta_gradient.classes is {classes}, but {data.source} has {sampler.classes.num_classes} to train on, "
-            "rotations counted: give that number"
+            "rotations and mirror images counted: give that number"
         )
     return NumberedClasses(sampler)
 

@@ -22,13 +22,14 @@ class WarmStart(NamedTuple):
 def warm_start(meta: MetaParams, name_or_folder: str) -> WarmStart:
     """Copy the artifact's `init` tensors into those of the same name in `meta`, in place.
 
-    Only where fast weights start is taken over: inner rates belong to the inner optimizer that they were learned with.
+    Only where fast weights start is taken over, with the running moments that belong to it where the learner keeps
+    some of the same shape: inner rates belong to the inner optimizer that they were learned with.
 
     Raises:
         WarmStartError: No name agrees, or one does with another shape.
         ArtifactError: The artifact cannot be loaded.
     """
-    source = load(name_or_folder).meta_params.init
+    source, _, counted = load(name_or_folder).meta_params
     shared = [name for name in meta.init if name in source]
     if not shared:
         raise WarmStartError(
@@ -43,6 +44,9 @@ def warm_start(meta: MetaParams, name_or_folder: str) -> WarmStart:
             )
     for name in shared:
         meta.init[name].copy_(source[name])
+    for name, moments in meta.stats.items():
+        if name in counted and counted[name].shape == moments.shape:
+            moments.copy_(counted[name])
     return WarmStart(
         tuple(shared),
         tuple(name for name in meta.init if name not in source),

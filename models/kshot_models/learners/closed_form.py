@@ -4,7 +4,8 @@
     prototype   nearest class mean: prototypical networks (Snell et al., 2017, arXiv:1703.05175)
     ridge       ridge regression on the classes: R2-D2 (Bertinetto et al., 2019, arXiv:1805.08136)
 
-Task parameters: `head.weight`, `head.bias` (the linear classifier), `moments.NAME`, `present`.
+Task parameters: `head.weight`, `head.bias` (the linear classifier), `moments.NAME`, `present`. Statistics, of
+norm = "population": `NAME.mean` and `NAME.variance` (1, channels) of each norm.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from kshot_models.classes import mask_absent, masked, present_classes
 from kshot_models.heads.head import Head, linear_logits
 from kshot_models.manifest import NormMode
 from kshot_models.networks.network import Network
+from kshot_models.population import fresh_population, population_moments
 from kshot_models.tree import prefixed, under
-from kshot_models.types import Examples, MetaParams, Predictor, TaskParams
+from kshot_models.types import Examples, MetaParams, Params, Predictor, TaskParams
 
 __all__ = ["ClosedFormLearner"]
 
@@ -36,12 +38,14 @@ class ClosedFormLearner:
     def init(self, generator: torch.Generator) -> MetaParams:
         """See Learner."""
         body, head = self.network.init(generator), self.head.init(generator)
-        return MetaParams({**prefixed("body.", body), **prefixed("head.", head)}, {}, {})
+        stats = fresh_population(body, self.norm)
+        return MetaParams({**prefixed("body.", body), **prefixed("head.", head)}, {}, stats)
 
     def adapt(self, meta: MetaParams, support: Examples, *, way: int) -> TaskParams:
         """See Learner."""
         body = under("body.", meta.init)
-        features, moments = self.network.apply(body, support.inputs, weights=support.weights, moments=None)
+        given = population_moments(meta, self.norm)
+        features, moments = self.network.apply(body, support.inputs, weights=support.weights, moments=given)
         task = prefixed("head.", self.head.start(under("head.", meta.init), lambda: features, support, way))
         task["present"] = present_classes(support, way)
         return task | prefixed("moments.", moments) if self.norm == "support" else task
@@ -52,13 +56,23 @@ class ClosedFormLearner:
 
     def predict(self, meta: MetaParams, task: TaskParams, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
         """See Learner."""
-        moments = under("moments.", task) if self.norm == "support" else None
-        features, _ = self.network.apply(under("body.", meta.init), inputs, weights=weights, moments=moments)
-        return mask_absent(linear_logits(features, under("head.", task)), task["present"])
+        return self.answer(meta, task, inputs, weights)[0]
+
+    def answer(
+        self, meta: MetaParams, task: TaskParams, inputs: Tensor, weights: Tensor | None = None
+    ) -> tuple[Tensor, Params]:
+        """What `predict` answers, and the moments by which the norms did it (none for norms that keep none)."""
+        moments = self._query_moments(meta, task)
+        features, used = self.network.apply(under("body.", meta.init), inputs, weights=weights, moments=moments)
+        return mask_absent(linear_logits(features, under("head.", task)), task["present"]), used
 
     def prepare(self, meta: MetaParams, task: TaskParams) -> Predictor | None:
         """See serving.Prepares."""
-        if self.network.prepare is None or self.norm != "support":
+        moments = self._query_moments(meta, task)
+        if self.network.prepare is None or moments is None:
             return None
-        logits = self.network.prepare(under("body.", meta.init), under("head.", task), under("moments.", task))
+        logits = self.network.prepare(under("body.", meta.init), under("head.", task), moments)
         return masked(logits, task["present"])
+
+    def _query_moments(self, meta: MetaParams, task: TaskParams) -> Params | None:
+        return under("moments.", task) if self.norm == "support" else population_moments(meta, self.norm)

@@ -8,7 +8,8 @@ together: in the shipped Omniglot body they are 64 long and 3 apart, so that the
 the support set's alone, so a query's answer depends on no other query.
 
 Matching Networks (context/matching.py) and SNAIL (context/snail.py) are this learner. Task parameters: `context.NAME`,
-`centre`, `moments.NAME`, `present`.
+`centre`, `moments.NAME`, `present`. Statistics, of norm = "population": `NAME.mean` and `NAME.variance` (1, channels)
+of each norm.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from kshot_models.context.context import Context
 from kshot_models.context.vectors import unit
 from kshot_models.manifest import NormMode
 from kshot_models.networks.network import Network
+from kshot_models.population import fresh_population, population_moments
 from kshot_models.tree import prefixed, under
-from kshot_models.types import Examples, MetaParams, TaskParams
+from kshot_models.types import Examples, MetaParams, Params, TaskParams
 
 __all__ = ["ContextLearner"]
 
@@ -41,12 +43,14 @@ class ContextLearner:
     def init(self, generator: torch.Generator) -> MetaParams:
         """See Learner."""
         body, head = self.network.init(generator), self.context.init(generator)
-        return MetaParams({**prefixed("body.", body), **prefixed("head.", head)}, {}, {})
+        stats = fresh_population(body, self.norm)
+        return MetaParams({**prefixed("body.", body), **prefixed("head.", head)}, {}, stats)
 
     def adapt(self, meta: MetaParams, support: Examples, *, way: int) -> TaskParams:
         """See Learner."""
         body = under("body.", meta.init)
-        features, moments = self.network.apply(body, support.inputs, weights=support.weights, moments=None)
+        given = population_moments(meta, self.norm)
+        features, moments = self.network.apply(body, support.inputs, weights=support.weights, moments=given)
         centre = support.weights @ features / support.weights.sum().clamp_min(1)
         read = self.context.read(under("head.", meta.init), unit(features - centre), support, way)
         task = {**prefixed("context.", read), "centre": centre, "present": present_classes(support, way)}
@@ -58,9 +62,15 @@ class ContextLearner:
 
     def predict(self, meta: MetaParams, task: TaskParams, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
         """See Learner."""
-        moments = under("moments.", task) if self.norm == "support" else None
-        features, _ = self.network.apply(under("body.", meta.init), inputs, weights=weights, moments=moments)
+        return self.answer(meta, task, inputs, weights)[0]
+
+    def answer(
+        self, meta: MetaParams, task: TaskParams, inputs: Tensor, weights: Tensor | None = None
+    ) -> tuple[Tensor, Params]:
+        """What `predict` answers, and the moments by which the norms did it (none for norms that keep none)."""
+        moments = under("moments.", task) if self.norm == "support" else population_moments(meta, self.norm)
+        features, used = self.network.apply(under("body.", meta.init), inputs, weights=weights, moments=moments)
         logits = self.context.answer(
             under("head.", meta.init), under("context.", task), unit(features - task["centre"])
         )
-        return mask_absent(logits, task["present"])
+        return mask_absent(logits, task["present"]), used

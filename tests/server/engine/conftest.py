@@ -47,6 +47,7 @@ SPECS = {
         per_step_gains=True,
     ),
     "prototype": LearnerSpec(type="prototype", network=CONV4, head=Component(type="prototype")),
+    "population": LearnerSpec(type="prototype", network=CONV4, head=Component(type="prototype"), norm="population"),
     "ridge": LearnerSpec(type="ridge", network=CONV4, head=Component(type="ridge", regularizer=1.0)),
     "matching": LearnerSpec(
         type="matching", network=CONV4, head=Component(type="matching", full_context=True, reads=2, orders=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,28 @@ def test_each_image_is_turned_by_its_own_angle() -> None:
     pixels = turned.pixels(torch.arange(4), torch.arange(4)).numpy()
     for i in range(4):
         np.testing.assert_array_equal(pixels[i], np.rot90(classes.images[i].numpy(), i))
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_mirror_images_are_classes_that_turn_too(turn: int) -> None:
+    classes = dataclasses.replace(photographs(), rotations=True, mirrored=True)
+    assert (classes.turns, classes.num_classes) == (8, 24)
+    pixels = classes.pixels(torch.arange(4), torch.full((4,), turn)).numpy()
+    images = classes.images[:4].numpy()
+    expected = np.rot90(images[:, :, ::-1] if turn >= 4 else images, turn % 4, axes=(1, 2))
+    np.testing.assert_array_equal(pixels, expected)
+    told = ["cat", "cat@90", "cat@180", "cat@270"]
+    told += ["cat@mirrored", "cat@mirrored@90", "cat@mirrored@180", "cat@mirrored@270"]
+    assert classes.class_name(turn) == told[turn]
+
+
+def test_images_that_are_not_square_have_mirror_images() -> None:
+    spec = InputSpec(height=4, width=5, channels=1, mean=(0.0,), std=(1.0,))
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 1), np.uint8)
+    classes = dataclasses.replace(ImageClasses.of({"a": images}, spec), mirrored=True)
+    assert [classes.class_name(i) for i in range(classes.num_classes)] == ["a", "a@mirrored"]
+    pixels = classes.pixels(torch.tensor([0, 1]), torch.tensor([0, 1])).numpy()
+    np.testing.assert_array_equal(pixels, np.stack([images[0], images[1, :, ::-1]]))
 
 
 def test_names_of_turned_classes() -> None:

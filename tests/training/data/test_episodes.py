@@ -14,7 +14,7 @@ import torch
 
 from kshot_models.manifest import InputSpec
 from kshot_models.types import Episode
-from kshot_training.data import Affine, EpisodeSampler, ImageClasses
+from kshot_training.data import EpisodeSampler, ImageClasses, Warp
 from kshot_training.data.errors import EpisodeImpossible
 
 MakeClasses = Callable[..., ImageClasses]
@@ -96,7 +96,7 @@ def test_rotations_count_as_classes_and_one_character_may_come_twice(numbered: M
     ]
     classes, _ = read_off(torch.stack(upright)[:, None])
     assert classes.tolist() == (indices.classes[0] // 4).tolist()
-    assert (indices.support.quarter_turns == indices.query.quarter_turns).all()
+    assert (indices.support.turns == indices.query.turns).all()
     assert not torch.equal(support.inputs, query.inputs)
 
 
@@ -131,18 +131,18 @@ def test_way_and_shot_of_a_step_pad_nothing(numbered: MakeClasses) -> None:
 
 def test_an_episode_is_a_function_of_seed_and_number(numbered: MakeClasses) -> None:
     classes = numbered([9] * 12, rotations=True)
-    sampler = EpisodeSampler(classes, way=(2, 5), shot=(1, 3), queries=2, seed=5, augment=Affine())
-    resumed = EpisodeSampler(classes, way=(2, 5), shot=(1, 3), queries=2, seed=5, augment=Affine())
+    sampler = EpisodeSampler(classes, way=(2, 5), shot=(1, 3), queries=2, seed=5, augment=Warp())
+    resumed = EpisodeSampler(classes, way=(2, 5), shot=(1, 3), queries=2, seed=5, augment=Warp())
     run = [bytes_of(sampler.sample(step, 4)) for step in range(6)]
     assert len(set(run)) == 6
     # A run that starts in the middle, in any order, sees what the first one saw.
     assert [bytes_of(resumed.sample(step, 4)) for step in (5, 3, 4)] == [run[5], run[3], run[4]]
-    other = EpisodeSampler(classes, way=(2, 5), shot=(1, 3), queries=2, seed=6, augment=Affine())
+    other = EpisodeSampler(classes, way=(2, 5), shot=(1, 3), queries=2, seed=6, augment=Warp())
     assert bytes_of(other.sample(0, 4)) != run[0]
 
 
 def test_the_size_of_the_meta_batch_only_cuts_the_same_episodes(numbered: MakeClasses) -> None:
-    sampler = EpisodeSampler(numbered([9] * 12), way=(2, 5), shot=2, queries=2, augment=Affine())
+    sampler = EpisodeSampler(numbered([9] * 12), way=(2, 5), shot=2, queries=2, augment=Warp())
     together = sampler.sample(3, 8)
     halves = [sampler.sample(6, 4), sampler.sample(7, 4)]
     for name in ("inputs", "targets", "weights"):
@@ -180,7 +180,7 @@ def test_indices_name_the_images_of_the_sample(numbered: MakeClasses) -> None:
         np.testing.assert_array_equal(slots.filled, examples.weights.numpy() == 1)
         # What an HTTP client would send: pixels, one by one, from numpy alone.
         for task, place in zip(*np.nonzero(slots.filled), strict=True):
-            row, turns = slots.images[task, place], slots.quarter_turns[task, place]
+            row, turns = slots.images[task, place], slots.turns[task, place]
             pixels = np.rot90(classes.images[row].numpy(), turns)
             np.testing.assert_allclose(examples.inputs[task, place, 0].numpy(), pixels[..., 0] / np.float32(255))
             name = np.searchsorted(classes.starts, row, side="right") - 1
@@ -197,7 +197,7 @@ def test_inputs_are_laid_out_channels_last(numbered: MakeClasses) -> None:
     classes = numbered([9] * 12)
     spec = InputSpec(height=2, width=2, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
     coloured = dataclasses.replace(classes, images=classes.images.repeat(1, 1, 1, 3), spec=spec)
-    for augment, shot in ((None, 2), (None, (1, 2)), (Affine(), 2)):
+    for augment, shot in ((None, 2), (None, (1, 2)), (Warp(), 2)):
         support, _ = EpisodeSampler(coloured, way=3, shot=shot, queries=2, augment=augment).sample(0, 2)
         assert support.inputs.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
 
@@ -210,7 +210,7 @@ def test_double_precision(numbered: MakeClasses) -> None:
 def test_augmentation_changes_inputs_and_nothing_else(numbered: MakeClasses) -> None:
     classes = numbered([9] * 12)
     plain = EpisodeSampler(classes, way=(2, 5), shot=(1, 3), queries=2)
-    changed = EpisodeSampler(classes, way=(2, 5), shot=(1, 3), queries=2, augment=Affine())
+    changed = EpisodeSampler(classes, way=(2, 5), shot=(1, 3), queries=2, augment=Warp())
     for before, after in zip(plain.sample(2, 3), changed.sample(2, 3), strict=True):
         assert torch.equal(before.targets, after.targets)
         assert torch.equal(before.weights, after.weights)

@@ -22,6 +22,7 @@ from kshot_training.progress import Reporter, bar_reporter
 from kshot_training.recipe import Recipe, Setting
 from kshot_training.sampling import Place, recipe_episodes
 from kshot_training.training_run import Trained, train
+from kshot_training.warm_start import warm_start
 
 Make = Callable[..., Recipe]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -162,6 +163,18 @@ def test_warm_start_takes_what_agrees(make_recipe: Make, place: Place, tmp_path:
     other = make_recipe(**{"learner.network": network, "learner.norm": "none", "init_from": str(source)})
     with pytest.raises(WarmStartError, match="No name agrees"):
         run(other, tmp_path / "d", place, Notes())
+
+
+def test_warm_start_takes_running_moments_along(make_recipe: Make, place: Place, tmp_path: Path) -> None:
+    prototypes = {"learner.type": "prototype", "learner.head": {"type": "prototype"}, "learner.norm": "population"}
+    still = {"learner.inner": [], "learner.steps": 0}
+    first = make_recipe(**prototypes, **still)
+    source, _ = finish(first, run(first, tmp_path / "a", place, Notes()), tmp_path / "a", recipe_episodes(first, place))
+    counted = load(source).meta_params.stats
+    assert counted["norm1.mean"].abs().max() > 1e-3
+    meta = build_learner(first.learner, first.input).init(torch.Generator().manual_seed(5))
+    warm_start(meta, str(source))
+    assert all(torch.equal(meta.stats[name], moments) for name, moments in counted.items())
 
 
 def test_history_drops_what_a_killed_run_wrote_after_its_checkpoint(tmp_path: Path) -> None:

@@ -29,6 +29,13 @@ CASES: dict[str, dict[str, Any]] = {
     "group": {"norm": "group", "network": {"type": "conv4", "channels": (4, 4), "norm_groups": 2}},
     "mamlpp": {"norm": "per_step", "per_step_gains": True},
     "protonet": {"type": "prototype", "head": {"type": "prototype"}, "inner": [], "steps": 0},
+    "population": {
+        "type": "prototype",
+        "head": {"type": "prototype"},
+        "inner": [],
+        "steps": 0,
+        "norm": "population",
+    },
     "ridge": {"type": "ridge", "head": {"type": "ridge"}, "inner": [], "steps": 0},
     "matching": {
         "type": "matching",

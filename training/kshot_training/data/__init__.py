@@ -4,7 +4,7 @@ source.py ──> omniglot.py | mini_imagenet.py | folder.py | glyphs.py ──>
                                                                                        SinusoidSampler ──> Episode
 """
 
-from kshot_training.data.augment import Affine
+from kshot_training.data.augment import Warp
 from kshot_training.data.dataset import ImageClasses
 from kshot_training.data.episodes import EpisodeIndices, EpisodeSampler, Slots
 from kshot_training.data.errors import DataError
@@ -15,7 +15,6 @@ from kshot_training.data.source import SOURCES, load_classes
 
 __all__ = [
     "SOURCES",
-    "Affine",
     "DataError",
     "EpisodeIndices",
     "EpisodeSampler",
@@ -24,6 +23,7 @@ __all__ = [
     "Sampler",
     "SinusoidSampler",
     "Slots",
+    "Warp",
     "load_classes",
     "sinusoid_frequency",
 ]

@@ -5,8 +5,12 @@
                    counts[0]     counts[1]           counts[2]
 
 With `rotations`, every class counts four times: as it is, and turned by 90, 180 and 270 degrees counter-clockwise,
-each a class of its own (Vinyals et al., 2016, arXiv:1606.04080). Images are turned when they are drawn; memory
-holds them once.
+each a class of its own (Vinyals et al., 2016, arXiv:1606.04080). With `mirrored`, it counts twice as often: the mirror
+images, left for right, are another class, and turn as it does. Images are turned when they are drawn; memory holds
+them once.
+
+    turn    0  1  2  3   as it is, by 90, 180, 270        4  5  6  7   mirrored, then so      (both)
+            0            as it is                         1            mirrored               (mirrored alone)
 """
 
 from __future__ import annotations
@@ -36,9 +40,10 @@ class ImageClasses:
         images: uint8 (num_images, H, W, C), contiguous by class, on any device.
         starts: (num_names,) where each class begins in `images`.
         counts: (num_names,) how many images it has.
-        names: of the classes, without rotations.
+        names: of the classes, without their turns.
         spec: the input that the pixels were made for.
         rotations: whether each class counts four times.
+        mirrored: whether its mirror image is another class.
 
     Raises:
         OptionInvalid: rotations of images that are not square.
@@ -50,6 +55,7 @@ class ImageClasses:
     names: tuple[str, ...]
     spec: InputSpec
     rotations: bool = False
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         if self.rotations and self.spec.height != self.spec.width:
@@ -75,17 +81,17 @@ class ImageClasses:
 
     @property
     def turns(self) -> int:
-        """How often each name counts: 4 with rotations, else 1."""
-        return 4 if self.rotations else 1
+        """How often each name counts: 4 with rotations, else 1; twice as often if mirrored."""
+        return (4 if self.rotations else 1) * (2 if self.mirrored else 1)
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are, rotations counted."""
+        """How many classes there are, turns counted."""
         return len(self.names) * self.turns
 
     @property
     def num_images(self) -> int:
-        """How many images are in memory; rotations are not."""
+        """How many images are in memory; turned ones are not."""
         return len(self.images)
 
     @property
@@ -94,9 +100,10 @@ class ImageClasses:
         return self.images.device
 
     def class_name(self, index: int) -> str:
-        """The name of a class: number i is name i // turns, turned i % turns times; then it is `NAME@90` and so on."""
-        name, quarter_turns = self.names[index // self.turns], index % self.turns
-        return f"{name}@{90 * quarter_turns}" if quarter_turns else name
+        """The name of a class: number i is turn i % turns of name i // turns; `NAME@90`, `NAME@mirrored` and so on."""
+        name, turn = self.names[index // self.turns], index % self.turns
+        mirrored, quarters = divmod(turn, 4 if self.rotations else 1)
+        return f"{name}{'@mirrored' * mirrored}{f'@{90 * quarters}' if quarters else ''}"
 
     def subset(self, names: Sequence[str]) -> ImageClasses:
         """The classes of these names, in this order.
@@ -121,25 +128,27 @@ class ImageClasses:
         """The same data set with its images on `device`."""
         return dataclasses.replace(self, images=self.images.to(device))
 
-    def pixels(self, images: Tensor, quarter_turns: Tensor) -> Tensor:
+    def pixels(self, images: Tensor, turns: Tensor) -> Tensor:
         """Look images up.
 
         Args:
             images: (*n) rows of `self.images`, int64, on its device.
-            quarter_turns: (*n) how often each is turned by 90 degrees counter-clockwise, 0 to 3.
+            turns: (*n) how each is turned, int64 below `self.turns`; see the top of this file.
 
         Returns:
             uint8 (*n, H, W, C).
         """
-        if not self.rotations:
+        if self.turns == 1:
             return self.images[images]
-        side, channels = self.spec.height, self.spec.channels
-        # One gather over single pixels: picking the images of each turn by a mask would wait for the device four times.
-        source = torch.arange(side * side, device=self.device).reshape(side, side)
-        turned = torch.stack([torch.rot90(source, k).flatten() for k in range(4)])  # where each pixel comes from
-        pixel = images[..., None] * (side * side) + turned[quarter_turns]
-        return self.images.reshape(-1, channels)[pixel].reshape(*images.shape, side, side, channels)
+        height, width, channels = self.spec.height, self.spec.width, self.spec.channels
+        # One gather over single pixels: picking the images of each turn by a mask would wait for the device every time.
+        source = torch.arange(height * width, device=self.device).reshape(height, width)
+        faces = [source, source.flip(1)] if self.mirrored else [source]
+        quarters = range(4 if self.rotations else 1)
+        origins = torch.stack([torch.rot90(face, k).flatten() for face in faces for k in quarters])
+        pixel = images[..., None] * (height * width) + origins[turns]
+        return self.images.reshape(-1, channels)[pixel].reshape(*images.shape, height, width, channels)
 
-    def inputs(self, images: Tensor, quarter_turns: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    def inputs(self, images: Tensor, turns: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """As `pixels`, normalised for the network: (*n, C, H, W)."""
-        return normalise(self.pixels(images, quarter_turns), self.spec, dtype=dtype)
+        return normalise(self.pixels(images, turns), self.spec, dtype=dtype)

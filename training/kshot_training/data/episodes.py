@@ -41,7 +41,7 @@ class Slots(NamedTuple):
     """A support or query set as indices: what image stands in each place."""
 
     images: Ints  # (tasks, n) rows of ImageClasses.images
-    quarter_turns: Ints  # (tasks, n) 0 to 3, counter-clockwise
+    turns: Ints  # (tasks, n) how each is turned; see ImageClasses
     targets: Ints  # (tasks, n) below the way
     filled: NDArray[np.bool_]  # (tasks, n) false for padding, where the other three mean nothing
 

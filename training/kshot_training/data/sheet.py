@@ -30,9 +30,9 @@ def contact_sheet(classes: ImageClasses, *, rows: int = 12, columns: int = 10, s
     size = (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP)
     sheet = Image.new("RGB", size, (160, 160, 160))
     for row, index in enumerate(chosen.tolist()):
-        name, quarter_turns = index // classes.turns, index % classes.turns
+        name, turn = index // classes.turns, index % classes.turns
         images = torch.arange(min(columns, int(classes.counts[name]))) + int(classes.starts[name])
-        turns = torch.full_like(images, quarter_turns)
+        turns = torch.full_like(images, turn)
         pixels = classes.pixels(images.to(classes.device), turns.to(classes.device)).cpu().numpy()
         for column, image in enumerate(pixels):
             tile = Image.fromarray(image[..., 0] if classes.spec.channels == 1 else image)

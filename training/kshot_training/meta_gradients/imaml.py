@@ -37,7 +37,7 @@ from kshot_models.tree import tree_dot, tree_map
 from kshot_models.types import Episode, Learner, MetaParams, Params
 from kshot_training.errors import RecipeError
 from kshot_training.meta_gradients.base import MetaGradient, Metrics
-from kshot_training.meta_gradients.counting import refuse_per_step
+from kshot_training.meta_gradients.counting import refuse_counting
 from kshot_training.meta_gradients.first_order import first_order_form
 from kshot_training.meta_gradients.tasks import (
     Batching,
@@ -81,7 +81,7 @@ def imaml(
         del generator  # nothing here is random
         if not isinstance(learner, GradientLearner):
             raise RecipeError("meta_gradient.type = 'imaml' needs a gradient learner: others solve no inner problem")
-        refuse_per_step(learner, "imaml")
+        refuse_counting(learner, "imaml")
 
         def one(episode: Episode) -> tuple[tuple[Tensor, ...], Metrics]:
             with torch.no_grad():  # the derivatives are taken by torch.func, which keeps nothing of the inner loop

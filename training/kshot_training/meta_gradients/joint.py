@@ -18,7 +18,7 @@ from kshot_models.losses import Loss, weighted_cross_entropy
 from kshot_models.types import Episode, Learner, MetaParams
 from kshot_training.meta_gradients.all_classes import all_classes
 from kshot_training.meta_gradients.base import MetaGradient, Metrics
-from kshot_training.meta_gradients.counting import refuse_per_step
+from kshot_training.meta_gradients.counting import refuse_counting
 from kshot_training.meta_gradients.tasks import Batching
 from kshot_training.meta_gradients.through_adaptation import through_adaptation
 
@@ -48,9 +48,9 @@ def joint(
     def meta_gradient(
         learner: Learner, meta: MetaParams, episodes: Episode, *, way: int, generator: torch.Generator
     ) -> tuple[MetaParams, Metrics]:
+        refuse_counting(learner, "joint")
         still: Learner = learner
         if isinstance(learner, GradientLearner):
-            refuse_per_step(learner, "joint")
             still = dataclasses.replace(learner, steps=0)
         return plain(all_classes(learner, meta) or still, meta, episodes, way=way, generator=generator)
 

@@ -32,7 +32,7 @@ from kshot_models.serving import serving
 from kshot_models.types import Episode, Examples, Learner, MetaParams, Params
 from kshot_training.errors import RecipeError
 from kshot_training.meta_gradients.base import Metrics, Plan, PlannedGradient
-from kshot_training.meta_gradients.counting import refuse_per_step
+from kshot_training.meta_gradients.counting import refuse_counting
 from kshot_training.meta_gradients.first_order import first_order_form
 from kshot_training.meta_gradients.tasks import (
     Batching,
@@ -123,7 +123,7 @@ class _Reptile:
 def _checked(learner: Learner) -> GradientLearner:
     if not isinstance(learner, GradientLearner):
         raise RecipeError("meta_gradient.type = 'reptile' needs a gradient learner: others take no inner steps")
-    refuse_per_step(learner, "reptile")
+    refuse_counting(learner, "reptile")
     return learner
 
 

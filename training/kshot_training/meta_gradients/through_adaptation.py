@@ -25,7 +25,7 @@ from kshot_models.serving import plain_autograd
 from kshot_models.types import Episode, Learner, MetaParams, Params
 from kshot_training.errors import RecipeError
 from kshot_training.meta_gradients.base import MetaGradient, Metrics
-from kshot_training.meta_gradients.counting import Counted, answer_counting, displacement
+from kshot_training.meta_gradients.counting import Counted, answer_counting, counting_form, displacement
 from kshot_training.meta_gradients.first_order import first_order_form
 from kshot_training.meta_gradients.recomputed_adaptation import adapt_recomputed
 from kshot_training.meta_gradients.tasks import (
@@ -113,13 +113,13 @@ def query_loss(
     Raises:
         RecipeError: there are more or fewer weights than inner steps, or weights for steps that are not kept.
     """
-    query = episode.query
+    query, adapting = episode.query, counting_form(learner)
     if recompute is not None and step_weights is not None:
         raise RecipeError("meta_gradient.recompute keeps no step but the last: leave out the weights of the others")
     if step_weights is None:
         # Not of the trajectory: where no graph holds them, adapt frees the weights of earlier steps.
         taken = learner.steps if isinstance(learner, GradientLearner) else 0
-        adapt = learner.adapt if recompute is None else partial(adapt_recomputed, learner, length=recompute or None)
+        adapt = adapting.adapt if recompute is None else partial(adapt_recomputed, learner, length=recompute or None)
         points = [(taken, 1.0, adapt(meta, episode.support, way=way))]
     else:
         _, *path = learner.trajectory(meta, episode.support, way=way)
