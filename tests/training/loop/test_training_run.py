@@ -12,6 +12,7 @@ import torch
 
 from kshot_models.artifact import load_artifact
 from kshot_models.load import load, meta_to_arrays
+from kshot_models.registry import build_learner
 from kshot_training.checkpoint import load_newest
 from kshot_training.errors import CheckpointError, NonFiniteError, WarmStartError
 from kshot_training.evaluate import evaluate
