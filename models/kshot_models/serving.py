@@ -15,7 +15,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,21 +24,24 @@ from torch.func import grad_and_value
 from kshot_models.types import Examples, Learner, MetaParams, Params, Predictor, TaskParams
 
 __all__ = [
-    "AdaptsEach",
+    "Adapter",
+    "Binds",
     "Joins",
     "Prepares",
-    "adapt_each",
     "alone",
     "being_transformed",
+    "bound",
     "computed_by_torch",
     "differentiated_once",
     "inner_gradient",
     "kept_briefly",
+    "lasting",
     "nobody_differentiates",
     "only_mapped",
     "plain_autograd",
     "predict_each",
     "prepared",
+    "results_in",
     "serving",
     "transformable",
 ]
@@ -48,6 +51,7 @@ class _State(threading.local):
     serving = False
     plain = False
     briefly = False
+    memory: Callable[[int], Tensor] | None = None
 
 
 _state = _State()
@@ -89,6 +93,23 @@ def kept_briefly() -> bool:
     return _state.briefly
 
 
+@contextmanager
+def results_in(memory: Callable[[int], Tensor]) -> Iterator[None]:
+    """What this thread computes within to last longer than the computation may lie in memory of the caller's, which
+    then need not copy it from among what does not last.
+
+    Args:
+        memory: gives so many bytes, uint8.
+    """
+    with _set("memory", value=memory):
+        yield
+
+
+def lasting(count: int) -> Tensor:
+    """Single-precision numbers (count,) of no value yet, for a result: in the caller's memory, within `results_in`."""
+    return torch.empty(count) if _state.memory is None else _state.memory(4 * count).view(torch.float32)
+
+
 def being_transformed() -> bool:
     """Whether a transform of torch.func is at work on what this thread computes."""
     active: bool = torch._C._are_functorch_transforms_active()  # noqa: SLF001 - torch has no other name for it
@@ -103,20 +124,26 @@ def only_mapped() -> bool:
     return all(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)  # noqa: SLF001 - likewise
 
 
-@runtime_checkable
-class AdaptsEach(Protocol):
-    """A learner that adapts to several tasks sooner than to one after the other."""
+Adapter: TypeAlias = Callable[[Sequence[tuple[Examples, int]]], list[TaskParams]]
+"""Support sets and their ways -> what each adaptation comes to, for one model."""
 
-    def adapt_each(self, meta: MetaParams, tasks: Sequence[tuple[Examples, int]]) -> list[TaskParams]:
-        """`adapt` to each support set with its way."""
+
+@runtime_checkable
+class Binds(Protocol):
+    """A learner that can get ready for the support sets of one model."""
+
+    def bind(self, meta: MetaParams) -> Adapter | None:
+        """`adapt` for these meta-parameters, with all done that support sets do not change; None if nothing can be.
+
+        What it returns computes while serving, and refers to the parameters' memory. It is also made while serving.
+        """
         ...
 
 
-def adapt_each(learner: Learner, meta: MetaParams, tasks: Sequence[tuple[Examples, int]]) -> list[TaskParams]:
-    """Adapt to each support set with its way, within `serving`."""
-    if isinstance(learner, AdaptsEach) and len(tasks) > 1:
-        return learner.adapt_each(meta, tasks)
-    return [learner.adapt(meta, support, way=way) for support, way in tasks]
+def bound(learner: Learner, meta: MetaParams) -> Adapter:
+    """`learner.adapt` for one model, for whoever asks more than once, within `serving`."""
+    ready = learner.bind(meta) if isinstance(learner, Binds) else None
+    return ready or (lambda tasks: [learner.adapt(meta, support, way=way) for support, way in tasks])
 
 
 @runtime_checkable
@@ -205,7 +232,7 @@ def transformable(objective: Callable[[Params], Tensor]) -> Callable[[Params], T
 
 
 @contextmanager
-def _set(promise: str, *, value: bool) -> Iterator[None]:
+def _set(promise: str, *, value: object) -> Iterator[None]:
     before = getattr(_state, promise)
     setattr(_state, promise, value)
     try:

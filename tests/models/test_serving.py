@@ -22,7 +22,7 @@ from kshot_models.losses import weighted_cross_entropy
 from kshot_models.manifest import FIXED_MOMENTS
 from kshot_models.networks import cpu_descent
 from kshot_models.serving import (
-    adapt_each,
+    bound,
     inner_gradient,
     plain_autograd,
     predict_each,
@@ -133,7 +133,7 @@ def test_adapting_to_several_tasks_is_adapting_to_each(
     meta = meta_map(lambda values: values.to(precision), meta)
     tasks = [(make_examples(way=way, seed=way, dtype=precision), way) for way in (3, 2, 3)]
     with serving():
-        together = adapt_each(learner, meta, tasks)
+        together = bound(learner, meta)(tasks)
         alone = [learner.adapt(meta, support, way=way) for support, way in tasks]
     torch.testing.assert_close(together, alone, rtol=0, atol=0)
 

@@ -13,7 +13,7 @@ import torch
 
 from kshot_models.batched.native import descent, meeting, team
 from kshot_models.batched.native.blocks import Keep, Sizes, forward
-from kshot_models.batched.native.descent import Classes, Descent
+from kshot_models.batched.native.descent import Classes, Descent, Start
 from kshot_models.inner.transformation import Rates
 from kshot_models.sharing import Lend, helped_by, shared_out
 
@@ -113,7 +113,8 @@ def a_descent(
     given = drawn(1, *images, seed=50), share[None]
 
     def descended() -> list[torch.Tensor]:
-        steps = Descent(*given, params, rates, classes, sizes, 1e-5, mean=mean, moments=True)
+        start = Start.of(params[:-2], rates)
+        steps = Descent(*given, start, (params[-2], params[-1]), classes, sizes, 1e-5, mean=mean, moments=True)
         steps.run()
         found = steps.result()
         for number, channels in enumerate(outside):

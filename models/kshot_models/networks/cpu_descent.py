@@ -15,44 +15,38 @@ import torch
 from torch import Tensor
 
 from kshot_models.batched.native.blocks import Keep, Sizes
-from kshot_models.batched.native.descent import Classes, Descent
+from kshot_models.batched.native.descent import Classes, Descent, Start
 from kshot_models.batched.native.unrolled import descend_and_keep, go_back
 from kshot_models.inner.transformation import Rates
 from kshot_models.networks.block import BlockShape
-from kshot_models.networks.cpu_blocks import laid_out
-from kshot_models.networks.network import Steps
+from kshot_models.networks.cpu_blocks import in_order, laid_out_images, sizes_of
+from kshot_models.networks.network import Begin, Steps
 from kshot_models.norm import NormPass
 from kshot_models.types import Examples, Params
 
 __all__ = ["cpu_descend"]
 
 
-def cpu_descend(  # noqa: PLR0913 - what a Descent takes, and what Conv4 knows
+def cpu_descend(
     params: Params,
-    head: Params,
-    support: Examples,
-    present: Tensor,
     rates: Callable[[str], Rates | None],
-    norms: NormPass,
+    passed: Callable[[Tensor | None, Params | None], NormPass],
     count: int,
     shape: BlockShape,
     *,
     mean: bool,
     moments: bool,
     first_order: bool,
-) -> Steps:
-    """Get ready for the steps; see network.Descend."""
-    images, share, flat, sizes = laid_out(params, support.inputs, norms, count, shape)
+) -> Begin:
+    """Do what is the same for all tasks; see network.Descend. `passed` makes the norms of example weights, moments."""
     names, layers = _names(count)
     given = [rates(name) for name in names]
     for number in range(0, 3 * count, 3):  # laid out as the filters are
         rate = given[number]
         if rate is not None and rate.by_weight is not None:
             given[number] = rate._replace(by_weight=rate.by_weight.permute(0, 2, 3, 1))
-    classes = Classes(support.targets, share[0], present)  # as the examples count in moments, so they do in the loss
-    weights = [*flat, head["weight"], head["bias"]]
-
-    filters = names[: 3 * count : 3]
+    flat, filters = in_order(params, count), names[: 3 * count : 3]
+    start = Start.of([each.detach() for each in flat], given)
 
     def named(found: Sequence[Tensor], used: Sequence[Tensor]) -> tuple[Params, Params]:
         changed: Params = {}
@@ -61,22 +55,42 @@ def cpu_descend(  # noqa: PLR0913 - what a Descent takes, and what Conv4 knows
                 changed[name] = each.permute(0, 3, 1, 2) if name in filters else each
         return changed, dict(zip(layers, used, strict=True)) if moments else {}
 
-    if not _is_differentiated(weights, given):
-        kept = sizes._replace(keep=Keep.ALL)
-        descent = Descent(images, share, weights, given, classes, kept, shape.epsilon, mean=mean, moments=moments)
-        return Steps(descent.run, lambda: named(*descent.result()))
-    by_step = [None if rate is None else rate.by_step for rate in given]
+    def begin(head: Params, support: Examples, present: Tensor) -> Steps | None:
+        if support.inputs.requires_grad:
+            return None
+        images, share = laid_out_images(support.inputs, passed(support.weights, None))
+        sizes = sizes_of(support.inputs, flat, shape)
+        of_head = head["weight"], head["bias"]
+        # As the examples count in moments, so they do in the loss.
+        classes = Classes(support.targets, share[0], present)
+        if not _is_differentiated([*flat, *of_head], given):
+            kept = sizes._replace(keep=Keep.ALL)
+            descent = Descent(images, share, start, of_head, classes, kept, shape.epsilon, mean=mean, moments=moments)
+            return Steps(descent.run, lambda: named(*descent.result()))
+        setting = _Setting(images, share, classes, shape.epsilon, mean, moments, first_order)
+        return _differentiable(setting, sizes, [*flat, *of_head], given, named)
+
+    return begin
+
+
+def _differentiable(
+    setting: _Setting,
+    sizes: Sizes,
+    weights: Sequence[Tensor],
+    rates: Sequence[Rates | None],
+    named: Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[Params, Params]],
+) -> Steps:
+    by_step = [None if rate is None else rate.by_step for rate in rates]
     factors = [
         None if rate is None or rate.by_weight is None else rate.by_weight.expand(like.shape)
-        for rate, like in zip(given, weights, strict=True)
+        for rate, like in zip(rates, weights, strict=True)
     ]
-    setting = _Setting(images, share, classes, shape.epsilon, mean, moments, first_order)
     ends: list[Tensor] = []
 
     def run() -> None:
         ends.extend(_Descent.apply(setting, sizes, *weights, *by_step, *factors))  # type: ignore[no-untyped-call]
 
-    return Steps(run, lambda: named(ends[: len(names)], ends[len(names) :]))
+    return Steps(run, lambda: named(ends[: len(weights)], ends[len(weights) :]))
 
 
 @lru_cache(maxsize=16)

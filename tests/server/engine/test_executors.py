@@ -18,7 +18,8 @@ from kshot_models.costs import measure_costs
 from kshot_models.errors import WayUnsupported
 from kshot_models.load import normalise
 from kshot_models.manifest import Component, LearnerSpec, Limits
-from kshot_models.types import Examples
+from kshot_models.serving import bound
+from kshot_models.types import Examples, MetaParams
 from kshot_server.engine.executors.base import AdaptedWeights, Executor, Queries, ServedModel
 from kshot_server.engine.executors.cpu import CpuExecutor, all_finite
 from kshot_server.engine.executors.cuda import CudaExecutor, padded_size
@@ -155,7 +156,9 @@ def test_weights_count_their_bytes_and_outlive_their_batch(
     for each in weights:
         assert isinstance(each, AdaptedWeights)
         tensors = [each.values] if isinstance(executor, CudaExecutor) else list(each.values.params.values())
-        assert {tensor.untyped_storage().nbytes() for tensor in tensors} == {each.size_bytes}
+        memory = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+        assert len(memory) <= 2  # what was computed there, and what was copied
+        assert sum(memory.values()) == each.size_bytes
         assert least <= each.size_bytes <= least + 64 * len(tensors)
 
 
@@ -311,7 +314,11 @@ def test_what_torch_computes_has_the_cores_of_idle_lanes(
         return futures if len(works) <= idle else None
 
     spec = SimpleNamespace(input=SimpleNamespace(mean=(0.5,), std=(0.5,)))
-    model: Any = SimpleNamespace(learner=Stub(), meta_params=None, manifest=spec, adapt_flops=flops, fixed_way=None)
+    learner: Any = Stub()
+    costs = {"adapt_flops": flops, "fixed_way": None}
+    model: Any = SimpleNamespace(
+        learner=learner, meta_params=None, manifest=spec, adapter=bound(learner, MetaParams({}, {}, {})), **costs
+    )
     support = Support(np.zeros((5, 4, 4, 1), np.uint8), np.arange(5), 5)
     executor = CpuExecutor(threads=4)
 

@@ -37,9 +37,20 @@ from kshot_models.batched.native.readout import read_out, send_back
 from kshot_models.batched.native.update import change_weights
 from kshot_models.batched.native.vectors import at
 from kshot_models.inner.transformation import Rates
+from kshot_models.serving import lasting
 from kshot_models.sharing import shared_out
 
-__all__ = ["Classes", "Descended", "Descent", "head_step", "rates_of", "split_like", "update"]
+__all__ = [
+    "Classes",
+    "Descended",
+    "Descent",
+    "Start",
+    "factors_of",
+    "head_step",
+    "rates_by_step",
+    "split_like",
+    "update",
+]
 
 _BYTES = 4
 _LINE = 16  # numbers of a line of a cache
@@ -47,7 +58,7 @@ _TEAMS = 4, 2  # how many threads may share a descent, the largest number first
 
 
 class Descended(NamedTuple):
-    """Where the steps led, in memory of its own."""
+    """Where the steps led; the parameters in memory of their own, or of the caller's (serving.results_in)."""
 
     params: list[Tensor]
     moments: list[Tensor]  # mean and variance (outside,) of each block at the end, one after the other; or none
@@ -61,6 +72,21 @@ class Classes(NamedTuple):
     present: Tensor  # (way,) 0 for classes that have no probability
 
 
+class Start(NamedTuple):
+    """What the descents of one model have in common: where their blocks begin, and all rates."""
+
+    blocks: list[Tensor]  # filters (outside, 3, 3, inside), gain and bias (outside,) of each block, one after the other
+    addresses: list[int]
+    rates: Sequence[Rates | None]  # of the blocks' parameters and of the head's; None for one that stays as it is
+    by_step: Array2
+
+    @classmethod
+    def of(cls, blocks: Sequence[Tensor], rates: Sequence[Rates | None]) -> Start:
+        """Of such parameters."""
+        there = [each.contiguous() for each in blocks]
+        return cls(there, [address_of(each) for each in there], rates, rates_by_step(rates))
+
+
 class Descent:
     """Steps to be taken: all is ready, `run` takes them, once, and then there is a `result`.
 
@@ -70,9 +96,8 @@ class Descent:
     Args:
         images: (1, n, height, width, channels).
         share: (1, n), of each example in the moments.
-        params: filters (outside, 3, 3, inside), gain and bias (outside,) of each block, one after the other; then the
-            head's weight (way, features) and bias (way,). Features are in the order channels, height, width.
-        rates: of each; None if it stays as it is.
+        start: of the blocks, and the rates.
+        head: weight (way, features), features in the order channels, height, width; and bias (way,).
         classes: the targets.
         sizes: of the blocks, which keep all.
         epsilon: added to variances.
@@ -84,8 +109,8 @@ class Descent:
         self,
         images: Tensor,
         share: Tensor,
-        params: Sequence[Tensor],
-        rates: Sequence[Rates | None],
+        start: Start,
+        head: tuple[Tensor, Tensor],
         classes: Classes,
         sizes: Sizes,
         epsilon: float,
@@ -94,13 +119,14 @@ class Descent:
         moments: bool = False,
     ) -> None:
         self._seen = images.contiguous(), share.contiguous()
-        self._began = [each.contiguous() for each in params]
+        of_head = [each.contiguous() for each in head]
+        self._began = [*start.blocks, *of_head]
         self._classes = classes.targets.contiguous().numpy(), array(classes.share), array(classes.present)
-        self._addresses = np.array([address_of(each) for each in self._began])
-        self._by_step, self._by_weight = rates_of(rates, params)
+        self._addresses = np.array([*start.addresses, *map(address_of, of_head)])
+        self._by_step, self._by_weight = start.by_step, factors_of(start.rates, self._began)
         self._sizes, self._epsilon, self._mean, self._wants_moments = sizes, np.float32(epsilon), mean, moments
         self._moments: list[Tensor] = []
-        self._weights = torch.empty(sum(each.numel() for each in params))
+        self._weights = lasting(sum(each.numel() for each in self._began))
 
     def run(self) -> None:
         """Take the steps."""
@@ -175,20 +201,24 @@ def split_like(flat: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
     return [part if like.dim() == 1 else part.view(like.shape) for part, like in zip(parts, params, strict=True)]
 
 
-def rates_of(rates: Sequence[Rates | None], params: Sequence[Tensor]) -> tuple[Array2, Array1]:
-    """(parameters, steps), 0 of those that stay as they are, and the factors of all weights, if there are any."""
+def rates_by_step(rates: Sequence[Rates | None]) -> Array2:
+    """(parameters, steps), 0 of those that stay as they are."""
     known = {id(each.by_step): array(each.by_step) for each in rates if each is not None}
     nothing = np.zeros_like(next(iter(known.values()), np.empty(0, np.float32)))
-    by_step = np.stack([nothing if each is None else known[id(each.by_step)] for each in rates])
+    return np.stack([nothing if each is None else known[id(each.by_step)] for each in rates])
+
+
+def factors_of(rates: Sequence[Rates | None], params: Sequence[Tensor]) -> Array1:
+    """The factors of all weights of these parameters, in a row; empty if there are none."""
     if all(each is None or each.by_weight is None for each in rates):
-        return by_step, np.empty(0, np.float32)
+        return np.empty(0, np.float32)
     parts = [
         torch.ones(like.numel())
         if each is None or each.by_weight is None
         else each.by_weight.expand(like.shape).flatten()
         for each, like in zip(rates, params, strict=True)
     ]
-    return by_step, array(torch.cat(parts))
+    return array(torch.cat(parts))
 
 
 @compiled

@@ -20,7 +20,15 @@ from torch import Tensor
 from kshot_models.batched.native import blocks
 from kshot_models.batched.native.again import back_again
 from kshot_models.batched.native.blocks import Extra, Passed, Run, Sizes
-from kshot_models.batched.native.descent import Classes, Descended, head_step, rates_of, split_like, update
+from kshot_models.batched.native.descent import (
+    Classes,
+    Descended,
+    factors_of,
+    head_step,
+    rates_by_step,
+    split_like,
+    update,
+)
 from kshot_models.batched.native.head import head_second_gradients
 from kshot_models.batched.native.jit import Array1, Array2, Array5, Indices, array, compiled
 from kshot_models.batched.native.readout import read_out, send_back
@@ -73,9 +81,10 @@ def descend_and_keep(
     moments: bool = False,
     first_order: bool = False,
 ) -> tuple[Descended, Trail]:
-    """Take the steps: see Descent, whose arguments these are. Of first order, gradients count as constants."""
+    """Take the steps: see Descent; `params` and `rates` are those of the blocks and the head. Of first order, gradients
+    count as constants."""
     counts = [each.numel() for each in params]
-    by_step, by_weight = rates_of(rates, params)
+    by_step, by_weight = rates_by_step(rates), factors_of(rates, params)
     weights, ends = torch.cat([each.flatten() for each in params]), np.cumsum(counts)
     steps = list[_Step]()
     for step in range(by_step.shape[1]):

@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -24,12 +25,12 @@ from torch import Tensor
 from kshot_models.costs import measure_costs
 from kshot_models.load import LoadedLearner, normalise_by
 from kshot_models.manifest import InputSpec, Limits
-from kshot_models.serving import adapt_each, computed_by_torch, predict_each, prepared, serving
+from kshot_models.serving import Adapter, bound, computed_by_torch, predict_each, prepared, results_in, serving
 from kshot_models.sharing import Lend, helped_by, idle_threads, shared_out
 from kshot_models.tree import meta_map
 from kshot_models.types import Examples, Params, Predictor
 from kshot_server.engine.executors.base import AdaptedWeights, BatchLimit, Place, Queries, ServedModel
-from kshot_server.engine.executors.own_memory import in_own_memory
+from kshot_server.engine.executors.own_memory import Held, OwnMemory
 from kshot_server.engine.executors.results import DIVERGED, probabilities_of_each
 from kshot_server.engine.requests import Failed, Support
 
@@ -53,6 +54,11 @@ class Ready(NamedTuple):
 
     params: Params
     predictor: Predictor
+
+
+@dataclass(frozen=True, eq=False)
+class _CpuModel(ServedModel):
+    adapter: Adapter
 
 
 class _Lane(threading.local):
@@ -87,14 +93,18 @@ class CpuExecutor:
     def prepare(self, loaded: LoadedLearner) -> ServedModel:
         """Make a loaded learner ready."""
         costs = measure_costs(loaded, self.device)
-        return ServedModel(
+        meta = meta_map(_channels_last, loaded.meta_params)  # filters too: so blocks multiply them
+        with serving():
+            adapter = bound(loaded.learner, meta)
+        return _CpuModel(
             loaded.learner,
-            meta_map(_channels_last, loaded.meta_params),  # filters too: so blocks multiply them
+            meta,
             loaded.manifest,
             loaded.digest,
             costs.fixed_way,
             costs.adapt,
             costs.predict,
+            adapter,
         )
 
     def open(self, models: ModelSource, digest: str) -> ServedModel:
@@ -152,8 +162,10 @@ class CpuExecutor:
 
 def _adapt(model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:
     tasks = [(_to_examples(support, model), model.fixed_way or support.way) for support in supports]
-    adapted = adapt_each(model.learner, model.meta_params, tasks)
-    return [_kept(model, task, support.way) for task, support in zip(adapted, supports, strict=True)]
+    memory = OwnMemory()
+    with results_in(memory.take):
+        adapted = cast("_CpuModel", model).adapter(tasks)
+    return [_ready(model, memory.hold(task), support.way) for task, support in zip(adapted, supports, strict=True)]
 
 
 def _to_examples(support: Support, model: ServedModel) -> Examples:
@@ -161,12 +173,11 @@ def _to_examples(support: Support, model: ServedModel) -> Examples:
     return Examples(_to_inputs(support.inputs, model.manifest.input), torch.tensor(support.targets), torch.ones(count))
 
 
-def _kept(model: ServedModel, task: Params, way: int) -> AdaptedWeights | Failed:
-    values, memory = in_own_memory(task)
-    if not all_finite(memory.view(torch.float32)):
+def _ready(model: ServedModel, task: Held, way: int) -> AdaptedWeights | Failed:
+    if not all(all_finite(piece.view(torch.float32)) for piece in task.pieces):
         return DIVERGED
-    ready = Ready(values, prepared(model.learner, model.meta_params, values))
-    return AdaptedWeights(ready, way, None, memory.nbytes)
+    ready = Ready(task.values, prepared(model.learner, model.meta_params, task.values))
+    return AdaptedWeights(ready, way, None, sum(piece.nbytes for piece in task.pieces))
 
 
 def all_finite(numbers: Tensor) -> bool:

@@ -18,6 +18,7 @@ import threading
 import weakref
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,19 +27,46 @@ from torch import Tensor
 
 from kshot_models.types import Params
 
-__all__ = ["in_own_memory"]
+__all__ = ["Held", "OwnMemory"]
 
 _ALIGNMENT = 64  # bytes; a cache line and the widest vector
 _LEAST_BYTES = 1 << 16  # below this the heap will do
 _SLAB_BYTES = 1 << 22
 
 
-def in_own_memory(task: Params) -> tuple[Params, Tensor]:
-    """A copy of `task`, of the same shapes and memory formats, in one piece.
+class Held(NamedTuple):
+    """A session's parameters in memory of their own."""
 
-    Returns:
-        the copy, and the piece: bytes, 0 between the tensors.
-    """
+    values: Params
+    pieces: list[Tensor]  # the memory: bytes, 0 between the tensors
+
+
+class OwnMemory:
+    """Memory for what adaptations come to. Who computes may take some of it beforehand; the rest is copied there."""
+
+    def __init__(self) -> None:
+        self._taken: dict[int, Tensor] = {}  # by address
+
+    def take(self, size: int) -> Tensor:
+        """So many bytes, uint8 (size,), of any value."""
+        memory = _memory(size)
+        self._taken[memory.data_ptr()] = memory
+        return memory
+
+    def hold(self, task: Params) -> Held:
+        """`task` in this memory, of the same shapes and memory formats: tensors that do not lie there are copied."""
+        there: dict[str, Tensor] = {}
+        pieces: dict[int, Tensor] = {}
+        for name, values in task.items():
+            start = values.untyped_storage().data_ptr()
+            if (piece := self._taken.get(start)) is not None:
+                there[name], pieces[start] = values, piece
+        copies, memory = _copied({name: values for name, values in task.items() if name not in there})
+        return Held({name: there[name] if name in there else copies[name] for name in task}, [*pieces.values(), memory])
+
+
+def _copied(task: Params) -> tuple[Params, Tensor]:
+    """A copy in one piece, and that."""
     dense = {name: _dense(values) for name, values in task.items()}
     sizes = [-(-values.nbytes // _ALIGNMENT) * _ALIGNMENT for values in dense.values()]
     memory = _memory(sum(sizes))
