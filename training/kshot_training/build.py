@@ -15,8 +15,8 @@ from kshot_models.registry import build_learner
 from kshot_models.tree import meta_map
 from kshot_models.types import Episode, Learner, MetaParams
 from kshot_training import schedules
-from kshot_training.meta_gradient_sections import Imaml, Joint, Reptile, ThroughAdaptation
-from kshot_training.meta_gradients import MetaGradient, compiled, imaml, joint, reptile, through_adaptation
+from kshot_training.meta_gradient_sections import Imaml, InTurn, Joint, Reptile, ThroughAdaptation
+from kshot_training.meta_gradients import MetaGradient, compiled, imaml, in_turn, joint, reptile, through_adaptation
 from kshot_training.meta_gradients.all_classes import with_classifier
 from kshot_training.meta_gradients.reptile import plan_steps
 from kshot_training.meta_gradients.tasks import split_tasks
@@ -98,6 +98,18 @@ def _through_adaptation(section: ThroughAdaptation, learner: LearnerSpec, worker
     return at
 
 
+def _in_turn(section: InTurn, learner: LearnerSpec, workers: int) -> MetaGradientSchedule:
+    return always(
+        in_turn(
+            norm_momentum=section.norm_momentum,
+            batching=section.batching,
+            chunk_size=section.chunk_size,
+            loss=build_loss(learner),
+            workers=workers,
+        )
+    )
+
+
 def _imaml(section: Imaml, learner: LearnerSpec, workers: int) -> MetaGradientSchedule:
     return always(
         imaml(
@@ -136,6 +148,7 @@ def _joint(section: Joint, learner: LearnerSpec, workers: int) -> MetaGradientSc
 # By the `type` of the section in meta_gradient_sections.py. A new meta-gradient is a section there and a row here.
 META_GRADIENTS: Mapping[str, Callable[[Any, LearnerSpec, int], MetaGradientSchedule]] = {
     "imaml": _imaml,
+    "in_turn": _in_turn,
     "joint": _joint,
     "reptile": _reptile,
     "through_adaptation": _through_adaptation,

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from kshot_training.sections import Positive, PositiveFloat, Section
 
-__all__ = ["Imaml", "Joint", "Reptile", "ThroughAdaptation"]
+__all__ = ["Imaml", "InTurn", "Joint", "Reptile", "ThroughAdaptation"]
 
 
 class ThroughAdaptation(Section):
@@ -23,7 +23,7 @@ class ThroughAdaptation(Section):
     multi_step_until: Annotated[int, Field(ge=0)] = 0  # outer steps with a loss after each inner step; schedules.py
     multi_step_epoch: Positive = 1  # outer steps in which its weights stand still
     first_order_until: Annotated[int, Field(ge=0)] = 0  # outer steps before second derivatives are taken
-    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # of norm = "per_step"
+    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # of norm = "per_step" or "population"
     recompute: Annotated[int, Field(ge=0)] | None = None  # inner steps per segment that is computed again; 0: sqrt
     batching: Literal["loop", "vmap"] = "loop"
     chunk_size: Positive | None = None
@@ -53,6 +53,15 @@ class ThroughAdaptation(Section):
         if self.first_order_until and self.order == 1:
             raise ValueError("first_order_until is for order = 2; order = 1 never takes second derivatives")
         return self
+
+
+class InTurn(Section):
+    """Each image of a class is the support set in its turn; see meta_gradients/in_turn.py."""
+
+    type: Literal["in_turn"]
+    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # of norm = "population"
+    batching: Literal["loop", "vmap"] = "loop"
+    chunk_size: Positive | None = None
 
 
 class Imaml(Section):

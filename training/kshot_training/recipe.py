@@ -6,7 +6,7 @@
     ├── [input]           the artifact's InputSpec: size, channels, mean, std
     ├── [learner]         the artifact's LearnerSpec: network, head, norm, inner, steps
     ├── [episodes]        way, shot and queries of training episodes, episodes per outer step
-    ├── [meta_gradient]   type = "through_adaptation" | "imaml" | "reptile" | "joint", and its options:
+    ├── [meta_gradient]   type = "through_adaptation" | "in_turn" | "imaml" | "reptile" | "joint":
     │                     meta_gradient_sections.py
     ├── [outer]           optimizer, learning rate, schedule, clipping, averaging
     ├── [validation]      how often, on which episodes; the best meta-parameters are kept
@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 
 from kshot_models.manifest import InputSpec, LearnerSpec, Limits
 from kshot_models.registry import build_inner_optimizer
-from kshot_training.meta_gradient_sections import Imaml, Joint, Reptile, ThroughAdaptation
+from kshot_training.meta_gradient_sections import Imaml, InTurn, Joint, Reptile, ThroughAdaptation
 from kshot_training.sections import Positive, PositiveFloat, Section, Share, Span
 
 __all__ = [
@@ -182,7 +182,7 @@ class Recipe(Section):
     input: InputSpec
     learner: LearnerSpec
     episodes: EpisodesSection
-    meta_gradient: Annotated[ThroughAdaptation | Imaml | Reptile | Joint, Field(discriminator="type")]
+    meta_gradient: Annotated[ThroughAdaptation | InTurn | Imaml | Reptile | Joint, Field(discriminator="type")]
     outer: OuterSection
     validation: ValidationSection | None = None
     measure: MeasureSection | None = None
@@ -209,6 +209,16 @@ class Recipe(Section):
             raise ValueError(
                 f"meta_gradient.strength is {self.meta_gradient.strength}, that of learner.inner {strength}: "
                 "one inner problem has one strength"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _turns_of_whole_classes(self) -> Recipe:
+        spans = (self.episodes.way, self.episodes.shot)
+        padded = self.episodes.vary == "task" and any(not isinstance(span, int) for span in spans)
+        if padded and isinstance(self.meta_gradient, InTurn):
+            raise ValueError(
+                "meta_gradient 'in_turn' takes no padded episodes: episodes.vary = 'step', or one way and one shot"
             )
         return self
 

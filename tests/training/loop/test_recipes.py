@@ -127,6 +127,10 @@ CARRYING = {"type": "adam", "rate": 0.01, "carry_moments": True}
         ),
         ({"meta_gradient": {"type": "reptile", "batch": 2, "tail_shots": 1}}, "set direction = 'last'"),
         (
+            {"meta_gradient": {"type": "in_turn"}, "episodes.way": (2, 3), "episodes.vary": "task"},
+            "takes no padded episodes",
+        ),
+        (
             {"meta_gradient": {"type": "reptile", "batch": 2}, "learner.inner": [CARRYING]},
             "averaged by plain outer steps",
         ),

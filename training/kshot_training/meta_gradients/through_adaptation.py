@@ -30,6 +30,7 @@ from kshot_training.meta_gradients.first_order import first_order_form
 from kshot_training.meta_gradients.recomputed_adaptation import adapt_recomputed
 from kshot_training.meta_gradients.tasks import (
     Batching,
+    TaskMap,
     accuracy,
     batched_mean,
     mean_in_order,
@@ -39,7 +40,7 @@ from kshot_training.meta_gradients.tasks import (
     with_tensors,
 )
 
-__all__ = ["Judged", "TaskLoss", "query_loss", "through_adaptation"]
+__all__ = ["Judged", "TaskLoss", "gradient_over_tasks", "query_loss", "through_adaptation"]
 
 
 class Judged(NamedTuple):
@@ -90,12 +91,44 @@ def through_adaptation(
         def task_loss(params: MetaParams, episode: Episode) -> Judged:
             return query_loss(learner, params, episode, way=way, loss=loss, step_weights=weights, recompute=recompute)
 
-        one = partial(_alone if batching == "loop" else _in_a_batch, task_loss, meta, norm_momentum)
-        if batching == "vmap":
-            return batched_mean(one, meta, episodes, chunk_size)
-        return mean_in_order(meta, run(one, split_tasks(episodes)))
+        return gradient_over_tasks(
+            task_loss,
+            meta,
+            episodes,
+            norm_momentum=norm_momentum,
+            batching=batching,
+            chunk_size=chunk_size,
+            run=run,
+        )
 
     return meta_gradient
+
+
+def gradient_over_tasks(
+    task_loss: TaskLoss,
+    meta: MetaParams,
+    episodes: Episode,
+    *,
+    norm_momentum: float,
+    batching: Batching,
+    chunk_size: int | None,
+    run: TaskMap,
+) -> tuple[MetaParams, Metrics]:
+    """The mean over the tasks of a meta-batch of the gradient of a loss, and of how their queries were answered.
+
+    Args:
+        task_loss: Of meta-parameters and one episode.
+        meta: Where the gradient is taken.
+        episodes: The meta-batch.
+        norm_momentum: The share of new moments in the running ones.
+        batching: See `through_adaptation`.
+        chunk_size: Likewise.
+        run: With "loop", what takes the tasks.
+    """
+    one = partial(_alone if batching == "loop" else _in_a_batch, task_loss, meta, norm_momentum)
+    if batching == "vmap":
+        return batched_mean(one, meta, episodes, chunk_size)
+    return mean_in_order(meta, run(one, split_tasks(episodes)))
 
 
 def query_loss(
