@@ -61,7 +61,8 @@ RUN groupadd --gid 10001 kshot \
 COPY --from=build /opt/kshot /opt/kshot
 # So that no start waits for the compiler; a processor of another kind compiles for itself.
 ARG RUNTIME=cpu
-RUN if [ "$RUNTIME" = cpu ]; then NUMBA_CACHE_DIR=/opt/kshot/kernels /opt/kshot/bin/python -m kshot_models.batched.native; fi
+RUN case "$RUNTIME" in cpu) kernels=kshot_models.batched.native ;; onnx) kernels=kshot_models.native ;; *) kernels= ;; esac; \
+    if [ -n "$kernels" ]; then NUMBA_CACHE_DIR=/opt/kshot/kernels /opt/kshot/bin/python -m "$kernels"; fi
 
 # The NVIDIA variables mean something to NVIDIA's container runtime only.
 ENV PATH=/opt/kshot/bin:$PATH \

@@ -76,7 +76,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(VENV)/.run
 
 # After .run or .dev, whichever is wanted: the order of the prerequisites below says it, so nothing here runs in parallel.
-$(VENV)/.kernels: $(wildcard models/kshot_models/batched/native/*.py) pyproject.toml constraints.txt
+$(VENV)/.kernels: $(wildcard models/kshot_models/native/*.py models/kshot_models/batched/native/*.py) pyproject.toml constraints.txt
 	@$(BIN)/python -m kshot_models.batched.native >/dev/null
 	@touch $@
 

@@ -40,7 +40,7 @@ def test_report(network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert read_report(path) == Report.model_validate(last)
     assert (last["bench"], last["device"]) == ("adapt", "cpu")
-    ours = ["kshot", adapt.ONNX] if network == "conv4" else ["kshot"]
+    ours = ["kshot", adapt.ONNX, adapt.GRAPHS] if network == "conv4" else ["kshot"]
     assert [row["name"] for row in last["rows"]] == [*ours, "higher", "torchopt", "autograd"]
     assert last["work"]["sizes"]["network"] == network
     assert last["best_peer"] not in ours

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from kshot_models.batched import Features, Pooling, everywhere, native, normalization_reference, reference, suits
-from kshot_models.batched.native import blocks, jit, products
+from kshot_models.batched.native import blocks
 from kshot_models.manifest import InputSpec, NormMode
+from kshot_models.native import jit, products
 from kshot_models.networks.network import Network
 from kshot_models.registry import NETWORKS
 from kshot_models.types import Params
@@ -315,9 +316,9 @@ def test_tensors_of_another_precision_are_refused() -> None:
     made, size, channels = network("pooled")
     params = made.init(torch.Generator().manual_seed(0))
     images = drawn(2, channels, size, size)
-    with pytest.raises(TypeError, match=r"not torch\.float64"):
+    with pytest.raises(TypeError, match=r"not float64"):
         made.apply(params, images, weights=torch.ones(2, dtype=torch.float64), moments=None)
-    with pytest.raises(TypeError, match=r"not torch\.float16"):
+    with pytest.raises(TypeError, match=r"not float16"):
         made.apply({name: value.half() for name, value in params.items()}, images, weights=None, moments=None)
 
 

@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from kshot_models.batched import native
-from kshot_models.batched.native import classifier
 from kshot_models.batched.native.classifier import Classifier
-from kshot_models.batched.native.descent import Descent
 from kshot_models.batched.native.unrolled import descend_and_keep
 from kshot_models.inner.transformation import Objective
 from kshot_models.learners import GradientLearner
 from kshot_models.losses import weighted_cross_entropy
 from kshot_models.manifest import FIXED_MOMENTS
+from kshot_models.native import classifier
+from kshot_models.native.descent import Descent
 from kshot_models.networks import cpu_descent
 from kshot_models.serving import (
     bound,
@@ -108,8 +108,8 @@ def test_many_tasks_are_answered_in_one_call_as_each_alone(
         calls.append(len(classifiers))
         return answer(classifiers, *arguments)
 
-    answer = classifier._answer
-    monkeypatch.setattr(classifier, "_answer", counted)
+    answer = classifier.classify
+    monkeypatch.setattr(classifier, "classify", counted)
     inputs, counts = torch.cat([in_single(make_examples(seed=seed)).inputs for seed in (8, 9)])[:6], [1, 3, 2]
     with serving():
         tasks = [learner.adapt(meta, in_single(make_examples(seed=seed)), way=3) for seed in range(3)]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from kshot_models.batched.native import descent, meeting, team
-from kshot_models.batched.native.blocks import Keep, Sizes, forward
-from kshot_models.batched.native.descent import Classes, Descent, Start
 from kshot_models.inner.transformation import Rates
+from kshot_models.native import descent, meeting, team
+from kshot_models.native.blocks import Keep, Sizes, forward, moments_in
+from kshot_models.native.descent import Classes, Descent, Start
 from kshot_models.sharing import Lend, helped_by, shared_out
 
 
@@ -91,7 +91,7 @@ def a_descent(
 ) -> Callable[[], list[torch.Tensor]]:
     """Three steps on random numbers; with `some`, weights have rates of their own and some filters stay."""
     n, height, width, inside = images
-    sizes = Sizes(torch.Size(images), outside, 1, pool, Keep.ALL)
+    sizes = Sizes(images, outside, 1, pool, Keep.ALL)
     params = list[torch.Tensor]()
     for number, channels in enumerate(outside):
         below = (inside, *outside)[number]
@@ -109,20 +109,23 @@ def a_descent(
     weights = torch.ones(n)
     weights[-1] = 0.0 if some else 1.0
     share = weights / weights.sum()
-    classes = Classes(torch.arange(n) % way, share, torch.ones(way))
-    given = drawn(1, *images, seed=50), share[None]
+    classes = Classes(np.arange(n) % way, share.numpy(), np.ones(way, np.float32))
+    given = drawn(1, *images, seed=50).numpy(), share[None].numpy()
+    arrays = [each.numpy() for each in params]
+    by_step = [None if rate is None else rate.by_step.numpy() for rate in rates]
+    by_weight = [None if rate is None or rate.by_weight is None else rate.by_weight.numpy() for rate in rates]
 
     def descended() -> list[torch.Tensor]:
-        start = Start.of(params[:-2], rates)
-        steps = Descent(*given, start, (params[-2], params[-1]), classes, sizes, 1e-5, mean=mean, moments=True)
+        start = Start.of(arrays[:-2], by_step, by_weight)
+        steps = Descent(*given, start, (arrays[-2], arrays[-1]), classes, sizes, 1e-5, mean=mean, moments=True)
         steps.run()
         found = steps.result()
         for number, channels in enumerate(outside):
             assert [len(each) for each in found.moments[2 * number : 2 * number + 2]] == [channels, channels]
-        end = forward(*given, found.params[:-2], sizes, 1e-5)
-        for each, expected in zip(found.moments, end.moments(), strict=True):
-            assert torch.equal(each, expected)
-        return [*found.params, *found.moments]
+        values, _ = forward(*given, found.params[:-2], sizes, 1e-5)
+        for each, expected in zip(found.moments, moments_in(values, sizes), strict=True):
+            assert np.array_equal(each, expected)
+        return [torch.from_numpy(each) for each in (*found.params, *found.moments)]
 
     return descended
 
@@ -164,7 +167,7 @@ def test_what_cannot_be_shared_is_computed_by_one(lend: Lend) -> None:
     assert team.suits(sizes, 4)
     assert not team.suits(sizes._replace(stride=2, pool=False), 2)
     assert not team.suits(sizes._replace(outside=(64, 64, 24, 64)), 2)
-    assert not team.suits(sizes._replace(images=torch.Size((4, 28, 28, 1))), 2)  # 36 positions: see FEW_POSITIONS
+    assert not team.suits(sizes._replace(images=(4, 28, 28, 1)), 2)  # 36 positions: see FEW_POSITIONS
     take_steps = a_descent(way=2, images=(4, 6, 6, 1), outside=(8, 8))
     alone = take_steps()
     with helped_by(lend):

@@ -13,7 +13,7 @@ from kshot_server.kernels import kernels_at_hand
 
 _COMPILED = """
 import numba
-from kshot_models.batched.native.jit import _kernels
+from kshot_models.native.jit import _kernels
 dispatcher, types = next(kernel for kernel in _kernels if kernel[0].__name__ == "update")  # the smallest
 dispatcher.compile(types)
 print(sum(dispatcher.stats.cache_hits.values()), sum(dispatcher.stats.cache_misses.values()))

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from kshot_training.sections import Positive, PositiveFloat, Section
+from kshot_training.sections import Positive, PositiveFloat, Section, Share
 
 __all__ = ["Imaml", "InTurn", "Joint", "Reptile", "ThroughAdaptation"]
 
@@ -23,7 +23,9 @@ class ThroughAdaptation(Section):
     multi_step_until: Annotated[int, Field(ge=0)] = 0  # outer steps with a loss after each inner step; schedules.py
     multi_step_epoch: Positive = 1  # outer steps in which its weights stand still
     first_order_until: Annotated[int, Field(ge=0)] = 0  # outer steps before second derivatives are taken
-    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # of norm = "per_step" or "population"
+    norm_momentum: Share = (
+        0.1  # of norm = "per_step" or "population"; 0: by the moments that init_from brings, as they are
+    )
     recompute: Annotated[int, Field(ge=0)] | None = None  # inner steps per segment that is computed again; 0: sqrt
     batching: Literal["loop", "vmap"] = "loop"
     chunk_size: Positive | None = None
@@ -59,7 +61,7 @@ class InTurn(Section):
     """Each image of a class is the support set in its turn; see meta_gradients/in_turn.py."""
 
     type: Literal["in_turn"]
-    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # of norm = "population"
+    norm_momentum: Share = 0.1  # of norm = "population"; 0 as above
     batching: Literal["loop", "vmap"] = "loop"
     chunk_size: Positive | None = None
 

@@ -213,6 +213,17 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _moments_to_go_by(self) -> Recipe:
+        counted = self.learner.norm in {"per_step", "population"}
+        brought = self.learner.norm == "population" and self.init_from is not None
+        if counted and getattr(self.meta_gradient, "norm_momentum", None) == 0 and not brought:
+            raise ValueError(
+                "meta_gradient.norm_momentum = 0 counts no moments, and there are none to go by: it is for norm = "
+                "'population' with `init_from` an artifact that has some"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _turns_of_whole_classes(self) -> Recipe:
         spans = (self.episodes.way, self.episodes.shot)
         padded = self.episodes.vary == "task" and any(not isinstance(span, int) for span in spans)

@@ -16,8 +16,9 @@ from torch.autograd.function import once_differentiable
 from kshot_models.batched import applied
 from kshot_models.batched.native import blocks
 from kshot_models.batched.native.again import back_again
-from kshot_models.batched.native.blocks import Extra, Keep, Sizes
+from kshot_models.batched.native.blocks import Extra
 from kshot_models.batched.native.classifier import Classifier
+from kshot_models.native.blocks import Keep, Sizes
 from kshot_models.networks.block import BlockShape
 from kshot_models.networks.network import Pull
 from kshot_models.norm import NormPass
@@ -122,7 +123,7 @@ def sizes_of(inputs: Tensor, flat: Sequence[Tensor], shape: BlockShape) -> Sizes
     n, channels, height, width = inputs.shape
     outside = tuple(len(filters) for filters in flat[::3])
     kept = Keep.ALL if kept_briefly() else Keep.LITTLE
-    return Sizes(torch.Size((n, height, width, channels)), outside, shape.stride, shape.pool, kept)
+    return Sizes((n, height, width, channels), outside, shape.stride, shape.pool, kept)
 
 
 class _Blocks(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """Inner steps of gradient descent on Conv4 and a linear head on a CPU: one operation for all of them.
 
-Where nobody differentiates them they are those of batched/native/descent.py; else they have a derivative of the first
+Where nobody differentiates them they are those of native/descent.py; else they have a derivative of the first
 order, by the weights that they begin from and by the rates (batched/native/unrolled.py).
 """
 
@@ -14,14 +14,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kshot_models.batched.native.blocks import Keep, Sizes
-from kshot_models.batched.native.descent import Classes, Descent, Start
-from kshot_models.batched.native.unrolled import descend_and_keep, go_back
+from kshot_models.batched.native.tensors import array
+from kshot_models.batched.native.unrolled import descend_and_keep, go_back, split_like
 from kshot_models.inner.transformation import Rates
+from kshot_models.native.blocks import Keep, Sizes
+from kshot_models.native.descent import Classes, Descent, Start
+from kshot_models.native.jit import Array
 from kshot_models.networks.block import BlockShape
 from kshot_models.networks.cpu_blocks import in_order, laid_out_images, sizes_of
 from kshot_models.networks.network import Begin, Steps
 from kshot_models.norm import NormPass
+from kshot_models.serving import lasting
 from kshot_models.types import Examples, Params
 
 __all__ = ["cpu_descend"]
@@ -46,7 +49,9 @@ def cpu_descend(
         if rate is not None and rate.by_weight is not None:
             given[number] = rate._replace(by_weight=rate.by_weight.permute(0, 2, 3, 1))
     flat, filters = in_order(params, count), names[: 3 * count : 3]
-    start = Start.of([each.detach() for each in flat], given)
+    by_step = [None if rate is None else rate.by_step for rate in given]
+    by_weight = [None if rate is None else rate.by_weight for rate in given]
+    start = Start.of([array(each) for each in flat], _arrays(by_step), _arrays(by_weight))
 
     def named(found: Sequence[Tensor], used: Sequence[Tensor]) -> tuple[Params, Params]:
         changed: Params = {}
@@ -62,13 +67,30 @@ def cpu_descend(
         sizes = sizes_of(support.inputs, flat, shape)
         of_head = head["weight"], head["bias"]
         # As the examples count in moments, so they do in the loss.
-        classes = Classes(support.targets, share[0], present)
+        classes = Classes(support.targets.contiguous().numpy(), array(share[0]), array(present))
         if not _is_differentiated([*flat, *of_head], given):
             kept = sizes._replace(keep=Keep.ALL)
-            descent = Descent(images, share, start, of_head, classes, kept, shape.epsilon, mean=mean, moments=moments)
-            return Steps(descent.run, lambda: named(*descent.result()))
+            like = [*flat, *of_head]
+            weights = lasting(sum(each.numel() for each in like))
+            descent = Descent(
+                array(images),
+                array(share),
+                start,
+                (array(head["weight"]), array(head["bias"])),
+                classes,
+                kept,
+                shape.epsilon,
+                mean=mean,
+                moments=moments,
+                into=array(weights),
+            )
+
+            def result() -> tuple[Params, Params]:
+                return named(split_like(weights, like), [torch.from_numpy(each) for each in descent.result().moments])
+
+            return Steps(descent.run, result)
         setting = _Setting(images, share, classes, shape.epsilon, mean, moments, first_order)
-        return _differentiable(setting, sizes, [*flat, *of_head], given, named)
+        return _differentiable(setting, sizes, [*flat, *of_head], by_step, by_weight, named)
 
     return begin
 
@@ -77,13 +99,12 @@ def _differentiable(
     setting: _Setting,
     sizes: Sizes,
     weights: Sequence[Tensor],
-    rates: Sequence[Rates | None],
+    by_step: Sequence[Tensor | None],
+    by_weight: Sequence[Tensor | None],
     named: Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[Params, Params]],
 ) -> Steps:
-    by_step = [None if rate is None else rate.by_step for rate in rates]
     factors = [
-        None if rate is None or rate.by_weight is None else rate.by_weight.expand(like.shape)
-        for rate, like in zip(rates, weights, strict=True)
+        None if factor is None else factor.expand(like.shape) for factor, like in zip(by_weight, weights, strict=True)
     ]
     ends: list[Tensor] = []
 
@@ -100,6 +121,10 @@ def _names(count: int) -> tuple[list[str], list[str]]:
     weights = [f"body.{kind.format(block)}" for block in range(1, count + 1) for kind in kinds]
     moments = [f"norm{block}.{kind}" for block in range(1, count + 1) for kind in ("mean", "variance")]
     return [*weights, "head.weight", "head.bias"], moments
+
+
+def _arrays(tensors: Sequence[Tensor | None]) -> list[Array | None]:
+    return [None if each is None else array(each) for each in tensors]
 
 
 def _is_differentiated(weights: Sequence[Tensor], rates: Sequence[Rates | None]) -> bool:
@@ -128,17 +153,14 @@ class _Descent(torch.autograd.Function):
     def forward(ctx: Any, setting: _Setting, sizes: Sizes, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         count = len(tensors) // 3
         params = [each for each in tensors[:count] if each is not None]  # which all are
-        rates = [
-            None if by_step is None else Rates(by_step, by_weight)
-            for by_step, by_weight in zip(tensors[count : 2 * count], tensors[2 * count :], strict=True)
-        ]
         ctx.steps = [None if each is None else len(each) for each in tensors[count : 2 * count]]
         ctx.shapes = [each.shape for each in params]
         found, ctx.trail = descend_and_keep(
             setting.images,
             setting.share,
             params,
-            rates,
+            tensors[count : 2 * count],
+            tensors[2 * count :],
             setting.classes,
             sizes,
             setting.epsilon,

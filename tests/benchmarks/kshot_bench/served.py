@@ -42,6 +42,7 @@ class Served:
         threads: tasks side by side on a CPU; 0 leaves it to the engine.
         cache_bytes: for adapted weights.
         runtime: `torch`, or `onnxruntime` with the artifact's graphs.
+        kernels: whether kshot's own kernels may take the place of these.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Served:
         threads: int = 0,
         cache_bytes: int = 1 << 28,
         runtime: str = "torch",
+        kernels: bool = True,
     ) -> None:
         keep_freed_memory()  # as an engine's process does; peers that run in this process have it too
         self.work = work
@@ -64,7 +66,9 @@ class Served:
         self.model = entry.digest
         self.tasks = draw_tasks(work, _DIFFERENT_TASKS)
         self._sessions = itertools.count()
-        executor = _executor(threads, runtime) if threads and device == "cpu" else None
+        executor = (
+            _executor(threads, runtime, kernels=kernels) if device == "cpu" and (threads or not kernels) else None
+        )
         self.engine = Engine(
             models, device=device, runtime=runtime, executor=executor, max_pending=1 << 20, cache_bytes=cache_bytes
         )
@@ -155,8 +159,10 @@ def _with_graphs(root: Path) -> Path:
     return export_onnx(folder, root.with_name("graphs")).parents[1]
 
 
-def _executor(threads: int, runtime: str) -> Executor:
+def _executor(threads: int, runtime: str, *, kernels: bool) -> Executor:
     from kshot_server.engine.executors.cpu import CpuExecutor  # noqa: PLC0415 - brings in torch
     from kshot_server.engine.executors.onnx_runtime import OnnxExecutor  # noqa: PLC0415 - brings in onnxruntime
 
-    return OnnxExecutor("cpu", threads=threads) if runtime == "onnxruntime" else CpuExecutor(threads=threads)
+    if runtime == "onnxruntime":
+        return OnnxExecutor("cpu", threads=threads, kernels=kernels)
+    return CpuExecutor(threads=threads)

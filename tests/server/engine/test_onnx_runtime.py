@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ import pytest
 from kshot_models.artifact import load_artifact, save_artifact
 from kshot_models.errors import DigestMismatch, FileMissing, FormatUnsupported, GraphInvalid, RuntimeMissing
 from kshot_models.manifest import Component, LearnerSpec
+from kshot_models.native.jit import compile_all
 from kshot_models.onnx_files import ADAPT, FLOPS, LAYOUT_KEY, PREDICT
 from kshot_server.devices import choose_runtime, devices_of
 from kshot_server.engine.engine import Engine
+from kshot_server.engine.executors import onnx_runtime
 from kshot_server.engine.executors.base import AdaptedWeights, Queries
 from kshot_server.engine.executors.cpu import CpuExecutor
 from kshot_server.engine.executors.onnx_runtime import OnnxExecutor
@@ -54,11 +58,24 @@ def answers(executor: Any, models: ModelRepository, name: str, tasks: list[Any])
     return list(executor.predict(model, [Queries(w, task.queries) for w, task in zip(weights, tasks, strict=True)]))
 
 
+@pytest.fixture(params=[False, True], ids=["graphs", "kernels"])
+def kernels(request: pytest.FixtureRequest) -> bool:
+    """Whether kernels take the place of graphs; then they are compiled."""
+    if request.param:
+        compile_all()
+    return bool(request.param)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_it_answers_as_torch(exported: ModelRepository, make_task: Callable[..., Any], name: str) -> None:
+def test_it_answers_as_torch(
+    exported: ModelRepository, make_task: Callable[..., Any], name: str, *, kernels: bool
+) -> None:
     ways = [(2, 1, 1), (5, 3, 4), (6, 2, 9)]
     tasks = [make_task(i, way=way, shot=shot, queries=queries) for i, (way, shot, queries) in enumerate(ways)]
-    found, expected = (answers(each, exported, name, tasks) for each in (OnnxExecutor(threads=1), CpuExecutor()))
+    executor = OnnxExecutor(threads=1, kernels=kernels)
+    by_kernels = executor.open(exported, digest(exported, name)).learner.native is not None
+    assert by_kernels == (kernels and name != "fixed-way")  # which has no norms
+    found, expected = (answers(each, exported, name, tasks) for each in (executor, CpuExecutor()))
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == np.float32
         np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE)
@@ -91,9 +108,9 @@ def test_sessions_are_the_same_on_both_sides(exported: ModelRepository, make_tas
 
 
 def test_many_queries_are_cut_and_do_not_feel_each_other(
-    exported: ModelRepository, make_task: Callable[..., Any]
+    exported: ModelRepository, make_task: Callable[..., Any], *, kernels: bool
 ) -> None:
-    executor, task = OnnxExecutor(threads=1), make_task(3, queries=15)
+    executor, task = OnnxExecutor(threads=1, kernels=kernels), make_task(3, queries=15)
     model = executor.open(exported, digest(exported, "gradient"))
     (weights,) = executor.adapt(model, [task.support])
     assert isinstance(weights, AdaptedWeights)
@@ -103,7 +120,28 @@ def test_many_queries_are_cut_and_do_not_feel_each_other(
     assert not isinstance(one, Failed)
     np.testing.assert_allclose(crowd[4::15], np.repeat(one, 18, 0), rtol=0, atol=TOLERANCE)
     # conv 8x1x3x3 and 8x8x3x3, norms 4x8, head 5x(72+1), moments 4x8, present 5
-    assert weights.size_bytes == 4 * (72 + 576 + 32 + 365 + 32 + 5) == weights.values.values.nbytes
+    numbers = 72 + 576 + 32 + 365 + 32 + (0 if kernels else 5)
+    assert weights.size_bytes == 4 * numbers == (weights.values if kernels else weights.values.values).nbytes
+
+
+def test_kernels_that_are_not_compiled_are_left_out(exported: ModelRepository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes minutes, and a server is to be ready within two seconds."""
+    monkeypatch.setattr(onnx_runtime, "all_kept", lambda: False)
+    assert OnnxExecutor().open(exported, digest(exported, "gradient")).learner.native is None
+
+
+def test_a_lane_that_computes_by_kernels_counts_denormals_as_zero(*, kernels: bool) -> None:
+    seen: list[bool] = []
+
+    def lane() -> None:
+        OnnxExecutor(threads=1, kernels=kernels).enter_lane(lambda works: None)
+        seen.append(bool((np.full(8, 1e-20, np.float32) * np.float32(1e-20)).sum() == 0))
+
+    thread = threading.Thread(target=lane)
+    thread.start()
+    thread.join()
+    flushes = kernels and platform.machine() in {"x86_64", "AMD64"}
+    assert seen == [flushes]
 
 
 def test_a_divergence_is_answered_to_the_one_that_diverged(

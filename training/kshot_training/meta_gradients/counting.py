@@ -6,7 +6,8 @@ by is counted; in use the running moments take its place, so that no query is lo
     stats[k] <- stats[k] + momentum * (mean over tasks of the query batch's moments after step k - stats[k])
 
 Of norm = "per_step" there is a row for each inner step k; of norm = "population" a single one, which in use normalizes
-the support set too. While training, that is normalized by its own moments in both.
+the support set too. While training, that is normalized by its own moments in both. With a momentum of 0 nothing is
+counted, and training normalizes by the running moments as they are: those that a body brought along which is refined.
 
 Only steps whose queries are answered count: with a loss on the last step alone, the other rows rest. A meta-gradient
 returns the displacement momentum * (stats - mean) in the place of `stats`, for the outer loop to subtract as it is: a
@@ -36,16 +37,16 @@ __all__ = ["Counted", "answer_counting", "counting_form", "displacement", "refus
 Counted: TypeAlias = Mapping[int, Params]  # moments (channels,) by row
 
 
-def counting_form(learner: Learner) -> Learner:
+def counting_form(learner: Learner, *, counting: bool) -> Learner:
     """The learner as it adapts while training: one of norm = "population" by moments of its own, others as they are."""
-    return dataclasses.replace(learner, norm="transductive") if _counts(learner, "population") else learner
+    return dataclasses.replace(learner, norm="transductive") if counting and _counts(learner, "population") else learner
 
 
 def answer_counting(
-    learner: Learner, meta: MetaParams, task: TaskParams, query: Examples, *, taken: int
+    learner: Learner, meta: MetaParams, task: TaskParams, query: Examples, *, taken: int, counting: bool = True
 ) -> tuple[Tensor, Counted]:
     """The logits of training queries after `taken` inner steps, and what to count: nothing for most learners."""
-    if not _counts(learner, "per_step", "population"):
+    if not counting or not _counts(learner, "per_step", "population"):
         return learner.predict(meta, task, query.inputs, query.weights), {}
     by_batch = dataclasses.replace(learner, norm="transductive")
     logits, moments = by_batch.answer(meta, task, query.inputs, query.weights)

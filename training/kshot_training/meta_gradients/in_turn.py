@@ -19,6 +19,7 @@ import torch
 from kshot_models.learners import ClosedFormLearner, ContextLearner
 from kshot_models.losses import Loss, weighted_cross_entropy
 from kshot_models.networks.identity import identity
+from kshot_models.population import population_moments
 from kshot_models.tree import prefixed, under
 from kshot_models.types import Episode, Examples, Learner, MetaParams
 from kshot_training.errors import RecipeError
@@ -44,7 +45,7 @@ def in_turn(
     Every class of an episode has to have all its images: no place may be padding.
 
     Args:
-        norm_momentum: The share of new moments in the running ones, of norm = "population".
+        norm_momentum: The share of new moments in the running ones, of norm = "population"; 0 counts none.
         batching: See `through_adaptation`.
         chunk_size: Likewise.
         workers: Likewise.
@@ -62,7 +63,7 @@ def in_turn(
                 f"inner steps (prototype, ridge, matching, snail) and a norm of {', '.join(_NORMS)}"
             )
         return gradient_over_tasks(
-            partial(_mean_over_turns, learner, way=way, loss=loss),
+            partial(_mean_over_turns, learner, way=way, loss=loss, counting=norm_momentum > 0),
             meta,
             episodes,
             norm_momentum=norm_momentum,
@@ -75,13 +76,20 @@ def in_turn(
 
 
 def _mean_over_turns(
-    learner: ClosedFormLearner | ContextLearner, meta: MetaParams, episode: Episode, *, way: int, loss: Loss
+    learner: ClosedFormLearner | ContextLearner,
+    meta: MetaParams,
+    episode: Episode,
+    *,
+    way: int,
+    loss: Loss,
+    counting: bool,
 ) -> Judged:
     support, query = episode
     inputs = torch.cat([part.inputs.reshape(way, -1, *part.inputs.shape[1:]) for part in episode], 1)  # (way, n, *x)
     shot, n = len(support.targets) // way, inputs.shape[1]
     body = under("body.", meta.init)
-    flat, used = learner.network.apply(body, inputs.flatten(0, 1), weights=None, moments=None)
+    given = None if counting else population_moments(meta, learner.norm)
+    flat, used = learner.network.apply(body, inputs.flatten(0, 1), weights=None, moments=given)
     features = flat.view(way, n, -1)
     alike = dataclasses.replace(learner, network=identity(learner.network.features), norm="none")
     of_head = MetaParams(prefixed("head.", under("head.", meta.init)), {}, {})
@@ -93,5 +101,6 @@ def _mean_over_turns(
         logits = alike.predict(of_head, task, asked)
         losses.append(loss(logits, query))
         right.append(accuracy(logits.detach(), query))
-    counted = {0: {name: moment.detach() for name, moment in used.items()}} if learner.norm == "population" else {}
+    counts = counting and learner.norm == "population"
+    counted = {0: {name: moment.detach() for name, moment in used.items()}} if counts else {}
     return Judged(torch.stack(losses).mean(), torch.stack(right).mean(), counted)

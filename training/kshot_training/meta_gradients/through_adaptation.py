@@ -70,7 +70,7 @@ def through_adaptation(
     Args:
         first_order: Drop the derivatives of the inner gradients.
         step_weights: w_1 ... w_n for the losses after each inner step; None is the loss after the last one.
-        norm_momentum: The share of new moments in the running ones, of learners that count them.
+        norm_momentum: The share of new moments in the running ones, of learners that count them; 0 counts none.
         recompute: Keep only what stands between segments of so many inner steps, 0 for ceil(sqrt(steps)); None keeps
             all. With "loop" and without step weights.
         batching: "loop" takes one task at a time: least memory, and fastest on CPUs. "vmap" takes them as one
@@ -89,7 +89,16 @@ def through_adaptation(
         learner = first_order_form(learner) if first_order else learner
 
         def task_loss(params: MetaParams, episode: Episode) -> Judged:
-            return query_loss(learner, params, episode, way=way, loss=loss, step_weights=weights, recompute=recompute)
+            return query_loss(
+                learner,
+                params,
+                episode,
+                way=way,
+                loss=loss,
+                step_weights=weights,
+                recompute=recompute,
+                counting=norm_momentum > 0,
+            )
 
         return gradient_over_tasks(
             task_loss,
@@ -140,13 +149,14 @@ def query_loss(
     loss: Loss = weighted_cross_entropy,
     step_weights: Sequence[float] | None = None,
     recompute: int | None = None,
+    counting: bool = True,
 ) -> Judged:
     """Adapt to one episode's support set and answer its queries, after the last inner step or after each with a weight.
 
     Raises:
         RecipeError: there are more or fewer weights than inner steps, or weights for steps that are not kept.
     """
-    query, adapting = episode.query, counting_form(learner)
+    query, adapting = episode.query, counting_form(learner, counting=counting)
     if recompute is not None and step_weights is not None:
         raise RecipeError("meta_gradient.recompute keeps no step but the last: leave out the weights of the others")
     if step_weights is None:
@@ -166,7 +176,7 @@ def query_loss(
     losses: list[Tensor] = []
     counted: dict[int, Params] = {}
     for taken, weight, task in points:
-        logits, moments = answer_counting(learner, meta, task, query, taken=taken)
+        logits, moments = answer_counting(learner, meta, task, query, taken=taken, counting=counting)
         losses.append(weight * loss(logits, query) if weight != 1 else loss(logits, query))
         counted |= moments
     return Judged(torch.stack(losses).sum(), accuracy(logits.detach(), query), counted)

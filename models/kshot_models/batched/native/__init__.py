@@ -1,6 +1,6 @@
-"""The operations of kshot_models.batched for a CPU, in single precision: compiled by Numba."""
+"""The operations of kshot_models.batched for a CPU, in single precision: tensors, to the kernels of ../../native."""
 
-from kshot_models.batched.native import blocks, classifier, descent, unrolled
+from kshot_models.batched.native import blocks, unrolled
 from kshot_models.batched.native.adam import adam_step
 from kshot_models.batched.native.convolution import convolve, gradients, input_gradient, weight_gradient
 from kshot_models.batched.native.head import linear_cross_entropy
@@ -11,9 +11,7 @@ from kshot_models.batched.native.scaling import scale, scale_gradient
 __all__ = [
     "adam_step",
     "blocks",
-    "classifier",
     "convolve",
-    "descent",
     "gradients",
     "input_gradient",
     "linear_cross_entropy",

@@ -6,25 +6,12 @@ the environment variable NUMBA_CACHE_DIR names.
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import time
-from concurrent.futures import ProcessPoolExecutor
 
-from kshot_models.batched.native.jit import compile_all, compile_one, count_kernels
+from kshot_models.batched import native
+from kshot_models.native.__main__ import main
 
-
-def main() -> int:
-    """Compile them, as many at once as there are cores; 0."""
-    begun = time.perf_counter()
-    # A system without semaphores, as in some builds, has no such processes: one by one then.
-    with contextlib.suppress(OSError, ImportError), ProcessPoolExecutor() as processes:
-        # Backwards: what is made of all the others stands late, and takes longest.
-        list(processes.map(compile_one, reversed(range(count_kernels()))))
-    count = compile_all()
-    print(f"{count} kernels are ready, after {time.perf_counter() - begun:.1f} s")  # noqa: T201 - a command
-    return 0
-
+__all__ = ["main", "native"]  # which has all kernels behind it
 
 if __name__ == "__main__":
     sys.exit(main())

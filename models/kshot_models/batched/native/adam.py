@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kshot_models.batched.native.blocks import address_of
-from kshot_models.batched.native.jit import Array1, Table, carray, compiled
-from kshot_models.batched.native.vectors import at
+from kshot_models.batched.native.tensors import address_of
+from kshot_models.native.jit import Array1, Table, carray, compiled
+from kshot_models.native.vectors import at
 
 __all__ = ["adam_step"]
 

@@ -15,13 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kshot_models.batched.native import columns
-from kshot_models.batched.native.blocks import Passed, Run, address_of, plan_of, point_to_gradients, run_back
-from kshot_models.batched.native.convolution import FILTERS, IMAGES, convolve_task, task_gradients
-from kshot_models.batched.native.jit import Table, carray, compiled
-from kshot_models.batched.native.normalization import constants, gradient_values, second_gradient
-from kshot_models.batched.native.rows import add, below_of, channels_of, convolved, out_at, raw_of
-from kshot_models.batched.native.vectors import at
+from kshot_models.batched.native.blocks import Passed, Run
+from kshot_models.batched.native.tensors import address_of
+from kshot_models.native import columns
+from kshot_models.native.blocks import plan_of, point_to_gradients, run_back
+from kshot_models.native.convolution import FILTERS, IMAGES, convolve_task, task_gradients
+from kshot_models.native.jit import Table, carray, compiled
+from kshot_models.native.normalization import constants, gradient_values, second_gradient
+from kshot_models.native.rows import add, below_of, channels_of, convolved, out_at, raw_of
+from kshot_models.native.vectors import at
 
 __all__ = ["back_again"]
 

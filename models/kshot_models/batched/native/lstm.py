@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kshot_models.batched.native.gates import through_gates, through_gates_gradient
-from kshot_models.batched.native.instructions import BYTES, WIDTH
-from kshot_models.batched.native.jit import Array2, Array3, Sums, array, compiled, inlined
-from kshot_models.batched.native.products import multiply
-from kshot_models.batched.native.vectors import turn_block
+from kshot_models.batched.native.tensors import array
+from kshot_models.native.gates import through_gates, through_gates_gradient
+from kshot_models.native.instructions import BYTES, WIDTH
+from kshot_models.native.jit import Array2, Array3, Sums, compiled, inlined
+from kshot_models.native.products import multiply
+from kshot_models.native.vectors import turn_block
 
 __all__ = ["lstm_step", "lstm_step_gradient"]
 

@@ -19,22 +19,22 @@ from torch import Tensor
 
 from kshot_models.batched.native import blocks
 from kshot_models.batched.native.again import back_again
-from kshot_models.batched.native.blocks import Extra, Passed, Run, Sizes
-from kshot_models.batched.native.descent import (
-    Classes,
-    Descended,
-    factors_of,
-    head_step,
-    rates_by_step,
-    split_like,
-    update,
-)
-from kshot_models.batched.native.head import head_second_gradients
-from kshot_models.batched.native.jit import Array1, Array2, Array5, Indices, array, compiled
-from kshot_models.batched.native.readout import read_out, send_back
-from kshot_models.inner.transformation import Rates
+from kshot_models.batched.native.blocks import Extra, Passed, Run
+from kshot_models.batched.native.tensors import array
+from kshot_models.native.blocks import Sizes
+from kshot_models.native.descent import Classes, factors_of, head_step, rates_by_step, update
+from kshot_models.native.head import head_second_gradients
+from kshot_models.native.jit import Array1, Array2, Array5, Indices, compiled
+from kshot_models.native.readout import read_out, send_back
 
-__all__ = ["Gradients", "Trail", "descend_and_keep", "go_back"]
+__all__ = ["Descended", "Gradients", "Trail", "descend_and_keep", "go_back", "split_like"]
+
+
+class Descended(NamedTuple):
+    """Where the steps led."""
+
+    params: list[Tensor]
+    moments: list[Tensor]  # mean and variance (outside,) of each block at the end, one after the other; or none
 
 
 class Trail(NamedTuple):
@@ -72,7 +72,8 @@ def descend_and_keep(
     images: Tensor,
     share: Tensor,
     params: Sequence[Tensor],
-    rates: Sequence[Rates | None],
+    by_step: Sequence[Tensor | None],
+    by_weight: Sequence[Tensor | None],
     classes: Classes,
     sizes: Sizes,
     epsilon: float,
@@ -81,26 +82,30 @@ def descend_and_keep(
     moments: bool = False,
     first_order: bool = False,
 ) -> tuple[Descended, Trail]:
-    """Take the steps: see Descent; `params` and `rates` are those of the blocks and the head. Of first order, gradients
-    count as constants."""
+    """Take the steps: see native.descent.Descent; parameters and rates are those of the blocks, then of the head.
+
+    Of first order, gradients count as constants.
+    """
     counts = [each.numel() for each in params]
-    by_step, by_weight = rates_by_step(rates), factors_of(rates, params)
+    rates = rates_by_step([None if each is None else array(each) for each in by_step])
+    factors = [None if each is None else array(each) for each in by_weight]
+    of_weights = factors_of(factors, [array(each) for each in params])
     weights, ends = torch.cat([each.flatten() for each in params]), np.cumsum(counts)
     steps = list[_Step]()
-    for step in range(by_step.shape[1]):
+    for step in range(rates.shape[1]):
         run, (weight, bias) = _run(images, share, weights, params, sizes, epsilon)
         gradients, of_out = torch.empty(sum(counts)), torch.empty(run.out(len(run) - 1).shape)
         *_, of_weight, of_bias = torch.split_with_sizes(gradients, counts)
         out = array(run.out(len(run) - 1))
         features, of_head = np.empty((len(classes.targets), weight.shape[1]), np.float32), of_weight.view(weight.shape)
-        given = out, features, array(weight), array(bias), *_taken(classes)
+        given = out, features, array(weight), array(bias), *classes
         head_step(*given, array(of_head), array(of_bias), mean, array(of_out))
         passed = blocks.back(run, of_out, kept=not first_order, into=gradients)
         steps.append(_Step(gradients, None if first_order else _Seen(run, passed, (weight, bias))))
         weights = weights.clone()
-        update(array(weights), array(gradients), ends, by_step, by_weight, step)
+        update(array(weights), array(gradients), ends, rates, of_weights, step)
     last = _run(images, share, weights, params, sizes, epsilon)[0] if moments else None
-    trail = Trail(classes, mean, counts, by_step, by_weight, steps, last)
+    trail = Trail(classes, mean, counts, rates, of_weights, steps, last)
     return Descended(split_like(weights, params), [] if last is None else last.moments()), trail
 
 
@@ -141,6 +146,12 @@ def go_back(
     return Gradients(list(torch.split_with_sizes(back, counts)), torch.from_numpy(of_steps), list(split))
 
 
+def split_like(flat: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
+    """Its parts, shaped as these."""
+    parts = torch.split_with_sizes(flat, [each.numel() for each in params])
+    return [part if like.dim() == 1 else part.view(like.shape) for part, like in zip(parts, params, strict=True)]
+
+
 def _run(
     images: Tensor, share: Tensor, weights: Tensor, like: Sequence[Tensor], sizes: Sizes, epsilon: float
 ) -> tuple[Run, tuple[Tensor, Tensor]]:
@@ -159,17 +170,13 @@ def _through_step(trail: Trail, seen: _Seen, changes: Tensor, found: Tensor) -> 
 
     def through_head(at_grad: Tensor) -> Tensor:
         of_out = torch.empty(out.shape)
-        given = array(out), array(weight), array(bias), *_taken(trail.classes)
+        given = array(out), array(weight), array(bias), *trail.classes
         _head_again(*given, array(at_grad), *at_head, trail.mean, *of_head, array(of_out))
         return of_out
 
     in_blocks = len(found) - weight.numel() - bias.numel()
     _, of_blocks = back_again(run, seen.passed, changes[:in_blocks], through_head)
     found[:in_blocks] = of_blocks
-
-
-def _taken(classes: Classes) -> tuple[Indices, Array1, Array1]:
-    return classes.targets.contiguous().numpy(), array(classes.share), array(classes.present)
 
 
 @compiled

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,11 +26,12 @@ from kshot_models.costs import measure_costs
 from kshot_models.load import LoadedLearner, normalise_by
 from kshot_models.manifest import InputSpec, Limits
 from kshot_models.serving import Adapter, bound, computed_by_torch, predict_each, prepared, results_in, serving
-from kshot_models.sharing import Lend, helped_by, idle_threads, shared_out
+from kshot_models.sharing import Lend, helped_by, idle_threads
 from kshot_models.tree import meta_map
 from kshot_models.types import Examples, Params, Predictor
 from kshot_server.engine.executors.base import AdaptedWeights, BatchLimit, Place, Queries, ServedModel
 from kshot_server.engine.executors.own_memory import Held, OwnMemory
+from kshot_server.engine.executors.queries import QUERIES_TO_SHARE, answered_in_parts, batch_in_parts
 from kshot_server.engine.executors.results import DIVERGED, probabilities_of_each
 from kshot_server.engine.requests import Failed, Support
 
@@ -44,9 +45,7 @@ __all__ = ["CpuExecutor", "Ready", "all_finite"]
 # last, so they ride together only where many wait.
 _PREDICTING = BatchLimit(2e8)
 _ADAPTING = BatchLimit(8e9, share=0.5)
-_QUERIES_AT_ONCE = 128
 _FLOPS_TO_SHARE = 2e9  # of what torch computes: some tens of milliseconds of one core
-_QUERIES_TO_SHARE = 5  # fewer are computed before another lane is awake
 
 
 class Ready(NamedTuple):
@@ -132,8 +131,8 @@ class CpuExecutor:
         """See Executor."""
         count = sum(len(queries.inputs) for queries in batch)
         # More than a few are computed in parts, each by one lane.
-        with self._helped(model, count * model.predict_flops if count < 2 * _QUERIES_TO_SHARE else 0.0):
-            logits = [each for part in _parts(batch) for each in _predict(model, part)]
+        with self._helped(model, count * model.predict_flops if count < 2 * QUERIES_TO_SHARE else 0.0):
+            logits = [each for part in batch_in_parts(batch) for each in _predict(model, part)]
         own = [each[:, : queries.weights.way] for each, queries in zip(logits, batch, strict=True)]
         return probabilities_of_each(own, model.manifest.calibration.temperature)
 
@@ -185,19 +184,6 @@ def all_finite(numbers: Tensor) -> bool:
     return math.isfinite(float(numbers.sum())) or bool(numbers.isfinite().all())
 
 
-def _parts(batch: Sequence[Queries]) -> list[list[Queries]]:
-    """The batch in parts of bounded size, or of one task."""
-    parts: list[list[Queries]] = []
-    size = _QUERIES_AT_ONCE
-    for queries in batch:
-        size += len(queries.inputs)
-        if size > _QUERIES_AT_ONCE:
-            parts.append([])
-            size = len(queries.inputs)
-        parts[-1].append(queries)
-    return parts
-
-
 def _predict(model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32]]:
     """Logits of each task."""
     predictors = [cast("Ready", queries.weights.values).predictor for queries in batch]
@@ -206,28 +192,14 @@ def _predict(model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.fl
     # Only transductive norms look from one row to another; the others' lists are cut to bound the memory, and for idle
     # lanes to have some.
     if len(batch) == 1 and model.manifest.learner.norm != "transductive":
-        parts = _in_parts(lambda some: predictors[0](_to_inputs(some, spec)).numpy(), pixels[0])
-        return [parts[0] if len(parts) == 1 else np.concatenate(parts)]
+
+        @serving()  # on an idle lane too
+        def answer(some: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return predictors[0](_to_inputs(some, spec)).numpy()
+
+        return [answered_in_parts(answer, pixels[0])]
     inputs = _to_inputs(pixels[0] if len(pixels) == 1 else np.concatenate(pixels), spec)
     return [logits.numpy() for logits in predict_each(predictors, inputs, [len(each) for each in pixels])]
-
-
-def _in_parts(
-    compute: Callable[[NDArray[np.uint8]], NDArray[np.float32]], inputs: NDArray[np.uint8]
-) -> list[NDArray[np.float32]]:
-    """`compute` of some inputs at a time, in order: by this thread, and by an idle one if there is enough for both."""
-    if len(inputs) >= 2 * _QUERIES_TO_SHARE:
-        chunks = np.array_split(inputs, 2 * -(-len(inputs) // (2 * _QUERIES_AT_ONCE)))
-        parts = [np.empty(0, np.float32)] * len(chunks)
-
-        def take_part(member: int) -> None:
-            with serving():
-                for number in range(member, len(chunks), 2):
-                    parts[number] = compute(chunks[number])
-
-        if shared_out(lambda: take_part, 2):
-            return parts
-    return [compute(inputs[i : i + _QUERIES_AT_ONCE]) for i in range(0, len(inputs), _QUERIES_AT_ONCE)]
 
 
 def _to_inputs(pixels: NDArray[np.uint8], spec: InputSpec) -> Tensor:

@@ -1,6 +1,8 @@
 """ONNX Runtime: the graphs that `kshot export --onnx` wrote, in a process without torch.
 
-Of an artifact with a frozen encoder, that runs first, and the graphs go on from its features.
+Of an artifact with a frozen encoder, that runs first, and the graphs go on from its features. On a CPU for which
+kshot's own kernels have been compiled (`python -m kshot_models.native`), these take the place of the graphs, for the
+learners that they compute: a graph is made of general operations, and takes several times as long.
 
 Tasks run one by one, on a CPU as many side by side as there are cores, each on one core: sizes are open in the graphs,
 so nothing is padded and nobody waits for company. A batch of tasks cannot be one run: a convolution's number of groups,
@@ -12,8 +14,10 @@ A session's parameters are kept as one row on the host: one block of memory that
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,13 +26,21 @@ from numpy.typing import NDArray
 from kshot_models.encoder import Encoder
 from kshot_models.manifest import ENCODER_NETWORK, Limits
 from kshot_models.onnx_files import ADAPT, CLASSES, FEATURES, FIXED_WAY, PIXELS, PREDICT, TARGETS, WEIGHTS
-from kshot_models.sharing import Lend
+from kshot_models.sharing import Lend, helped_by
 from kshot_server.engine.executors.base import AdaptedWeights, BatchLimit, Place, Queries, ServedModel
 from kshot_server.engine.executors.onnx_graph import Arrays, Graph
-from kshot_server.engine.executors.results import DIVERGED, probabilities
+from kshot_server.engine.executors.queries import answered_in_parts, batch_in_parts
+from kshot_server.engine.executors.results import DIVERGED, probabilities, probabilities_of_each
 from kshot_server.engine.requests import Failed, Support
 
+if find_spec("numba") is not None:
+    from kshot_models.native.denormals import flush_denormals
+    from kshot_models.native.jit import all_kept
+    from kshot_models.native_learner import NativeLearner, NativeTask
+
 if TYPE_CHECKING:
+    from kshot_models.artifact import Artifact
+    from kshot_models.manifest import Manifest
     from kshot_server.engine.served import ModelSource
 
 __all__ = ["OnnxExecutor"]
@@ -43,6 +55,7 @@ class _Graphs(NamedTuple):
     adapt: Graph
     predict: Graph
     encoder: Encoder | None
+    native: NativeLearner | None  # in the place of both, where it can be
 
     def given(self, pixels: NDArray[np.uint8]) -> Arrays:
         """What the graphs take of images: their pixels, or their features."""
@@ -57,18 +70,23 @@ class OnnxExecutor:
     Args:
         device: `cpu`, `cuda` or `cuda:N`; the latter with the onnxruntime-gpu package.
         threads: tasks side by side on a CPU; 0 is one for each core that this process may use.
+        kernels: whether kshot's own kernels may take the place of graphs.
     """
 
     waits_pay = False
 
-    def __init__(self, device: str = "cpu", *, threads: int = 0) -> None:
+    def __init__(self, device: str = "cpu", *, threads: int = 0, kernels: bool = True) -> None:
         self.device = device
+        self._kernels = kernels and device == "cpu" and find_spec("numba") is not None and all_kept()
+        self._lane = _Lane()
         self.adapting = self.predicting = BatchLimit(_BATCH_FLOPS)
         self.lanes = (threads or len(os.sched_getaffinity(0))) if device == "cpu" else 1
 
     def enter_lane(self, lend: Lend) -> None:
-        """Nothing to do: a graph runs on the thread that asks for it."""
-        del lend
+        """By `lend` kernels have idle lanes help; a graph runs on the thread that asks for it."""
+        self._lane.lend = lend
+        if self._kernels:
+            flush_denormals()
 
     def open(self, models: ModelSource, digest: str) -> ServedModel:
         """See Executor."""
@@ -77,7 +95,9 @@ class OnnxExecutor:
         embeds = artifact.manifest.learner.network.type == ENCODER_NETWORK
         fixed_way = adapt.about.get(FIXED_WAY)
         return ServedModel(
-            learner=_Graphs(adapt, predict, Encoder.read(artifact, self.device) if embeds else None),
+            learner=_Graphs(
+                adapt, predict, Encoder.read(artifact, self.device) if embeds else None, self._native(artifact)
+            ),
             meta_params={name: np.asarray(array, np.float32) for name, array in artifact.arrays.items()},
             manifest=artifact.manifest,
             digest=artifact.digest,
@@ -98,11 +118,26 @@ class OnnxExecutor:
 
     def adapt(self, model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:
         """See Executor."""
-        return [_adapt(model, support) for support in supports]
+        with helped_by(self._lane.lend):
+            return [_adapt(model, support) for support in supports]
 
     def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
         """See Executor."""
-        return [_predict(model, queries) for queries in batch]
+        native = model.learner.native
+        if native is None:
+            return [_predict(model, queries) for queries in batch]
+        with helped_by(self._lane.lend):
+            return [each for part in batch_in_parts(batch) for each in _predict_native(model, native, part)]
+
+    def _native(self, artifact: Artifact[Manifest]) -> NativeLearner | None:
+        if not self._kernels:
+            return None
+        manifest = artifact.manifest
+        return NativeLearner.of(manifest.learner, manifest.input, artifact.arrays)
+
+
+class _Lane(threading.local):
+    lend: Lend | None = None  # of this thread, if it is a lane
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +164,10 @@ class _Row:
 
 def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
     graphs: _Graphs = model.learner
+    if graphs.native is not None:
+        way = model.fixed_way or support.way
+        found = graphs.native.adapt(support.inputs, np.asarray(support.targets, np.int64), way=way)
+        return AdaptedWeights(found, support.way, None, found.nbytes) if found.is_finite() else DIVERGED
     given: Arrays = {
         **graphs.given(support.inputs),
         TARGETS: np.ascontiguousarray(support.targets),
@@ -139,6 +178,19 @@ def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
     if not np.isfinite(row.values).all():
         return DIVERGED
     return AdaptedWeights(row, support.way, None, row.values.nbytes)
+
+
+def _predict_native(
+    model: ServedModel, native: NativeLearner, batch: Sequence[Queries]
+) -> list[NDArray[np.float32] | Failed]:
+    tasks: list[NativeTask] = [queries.weights.values for queries in batch]
+    pixels = [queries.inputs for queries in batch]
+    if len(batch) == 1:
+        found = [answered_in_parts(lambda some: native.predict(tasks, some, [len(some)])[0], pixels[0])]
+    else:
+        found = native.predict(tasks, np.concatenate(pixels), [len(each) for each in pixels])
+    own = [logits[:, : queries.weights.way] for logits, queries in zip(found, batch, strict=True)]
+    return probabilities_of_each(own, model.manifest.calibration.temperature)
 
 
 def _predict(model: ServedModel, queries: Queries) -> NDArray[np.float32] | Failed:

@@ -3,7 +3,7 @@
     throughput   kshot: many requests in the engine at once     peers: one process for each core, one thread each
     latency      kshot: one request at a time                   peers: in this process, a thread for each core
 
-The same model as ONNX graphs, without torch, is a row beside kshot's own.
+The same model in a server without torch is a row beside kshot's own, and so is what its ONNX graphs alone do.
 
 With `--frozen` nothing of the encoder adapts: kshot's prototype learner and head-only inner loop beside scikit-learn's
 logistic regression on the same features.
@@ -33,7 +33,7 @@ __all__ = ["ONNX", "TOLERANCE", "adapt", "cost_of", "differences", "peer_sides",
 # Of a probability. Orders of summation differ, and rounding grows with each inner step; a mistake is larger.
 TOLERANCE = 0.05
 _COMPARED_TASKS = 3
-ONNX = "kshot, onnxruntime"
+ONNX, GRAPHS = "kshot, onnxruntime", "kshot, onnxruntime, graphs alone"
 
 
 def cost_of(work: Work, *, frozen: bool = False) -> Cost:
@@ -57,11 +57,14 @@ def adapt(work: Work, options: Options, *, frozen: bool = False) -> Contest:
     with Crew(options.workers) as crew:
         engines = {n: Served(work, s, device=options.device, threads=options.threads) for n, s in ours.items()}
         if not frozen and options.device == "cpu" and work.network == "conv4":
-            engines[ONNX] = Served(work, learner_spec(work), threads=options.threads, runtime="onnxruntime")
+            for name, kernels in ((ONNX, True), (GRAPHS, False)):
+                engines[name] = Served(
+                    work, learner_spec(work), threads=options.threads, runtime="onnxruntime", kernels=kernels
+                )
         try:
             apart = {} if frozen else differences(engines["kshot"], names, options.device)
-            if ONNX in engines:
-                apart[ONNX] = _apart(engines["kshot"], engines[ONNX])
+            for name in engines.keys() & {ONNX, GRAPHS}:
+                apart[name] = _apart(engines["kshot"], engines[name])
             sides = [served_side(name, engine) for name, engine in engines.items()]
             sides += peer_sides(names, work, crew, options)
             contest = compete(sides, work, cost_of(work, frozen=frozen), crew, options)

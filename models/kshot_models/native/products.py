@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from kshot_models.batched.native.instructions import WIDTH
-from kshot_models.batched.native.jit import Array2, inlined
-from kshot_models.batched.native.vectors import product_tile, turn_block
+from kshot_models.native.instructions import WIDTH
+from kshot_models.native.jit import Array2, inlined
+from kshot_models.native.vectors import product_tile, turn_block
 
 __all__ = ["multiply", "turned"]
 

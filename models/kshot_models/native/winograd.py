@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kshot_models.batched.native.instructions import WIDTH
-from kshot_models.batched.native.jit import Array2, Array3, Array4, carray, inlined
-from kshot_models.batched.native.meeting import meet
-from kshot_models.batched.native.products import multiply, turned
-from kshot_models.batched.native.vectors import at, transform, transposed
+from kshot_models.native.instructions import WIDTH
+from kshot_models.native.jit import Array2, Array3, Array4, carray, inlined
+from kshot_models.native.meeting import meet
+from kshot_models.native.products import multiply, turned
+from kshot_models.native.vectors import at, transform, transposed
 
 __all__ = ["Team", "convolve", "convolve_shared", "gradients", "gradients_shared", "shared_size", "suits"]
 

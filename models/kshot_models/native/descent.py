@@ -15,14 +15,11 @@ from math import prod
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from kshot_models.batched.native import team
-from kshot_models.batched.native.blocks import (
+from kshot_models.native import team
+from kshot_models.native.blocks import (
     Plan,
     Sizes,
-    address_of,
     moments_in,
     plan_of,
     point_to_gradients,
@@ -30,27 +27,27 @@ from kshot_models.batched.native.blocks import (
     run_back,
     run_forward,
 )
-from kshot_models.batched.native.calls import call
-from kshot_models.batched.native.head import head_gradients
-from kshot_models.batched.native.jit import Array1, Array2, Array5, Indices, Table, array, carray, compiled, entry
-from kshot_models.batched.native.readout import read_out, send_back
-from kshot_models.batched.native.update import change_weights
-from kshot_models.batched.native.vectors import at
-from kshot_models.inner.transformation import Rates
-from kshot_models.serving import lasting
+from kshot_models.native.calls import call
+from kshot_models.native.head import head_gradients
+from kshot_models.native.jit import (
+    Array,
+    Array1,
+    Array2,
+    Array5,
+    Indices,
+    Table,
+    address_of,
+    carray,
+    compiled,
+    entry,
+    memory_for,
+)
+from kshot_models.native.readout import read_out, send_back
+from kshot_models.native.update import change_weights
+from kshot_models.native.vectors import at
 from kshot_models.sharing import shared_out
 
-__all__ = [
-    "Classes",
-    "Descended",
-    "Descent",
-    "Start",
-    "factors_of",
-    "head_step",
-    "rates_by_step",
-    "split_like",
-    "update",
-]
+__all__ = ["Classes", "Descended", "Descent", "Start", "factors_of", "head_step", "rates_by_step", "update"]
 
 _BYTES = 4
 _LINE = 16  # numbers of a line of a cache
@@ -58,33 +55,33 @@ _TEAMS = 4, 2  # how many threads may share a descent, the largest number first
 
 
 class Descended(NamedTuple):
-    """Where the steps led; the parameters in memory of their own, or of the caller's (serving.results_in)."""
+    """Where the steps led."""
 
-    params: list[Tensor]
-    moments: list[Tensor]  # mean and variance (outside,) of each block at the end, one after the other; or none
+    params: list[Array]  # views of the memory that the descent was given, or has made
+    moments: list[Array1]  # mean and variance (outside,) of each block at the end, one after the other; or none
 
 
 class Classes(NamedTuple):
     """What is to be learned."""
 
-    targets: Tensor  # (n,) class indices
-    share: Tensor  # (n,) of each example in the loss
-    present: Tensor  # (way,) 0 for classes that have no probability
+    targets: Indices  # (n,) class indices
+    share: Array1  # (n,) of each example in the loss
+    present: Array1  # (way,) 0 for classes that have no probability
 
 
 class Start(NamedTuple):
     """What the descents of one model have in common: where their blocks begin, and all rates."""
 
-    blocks: list[Tensor]  # filters (outside, 3, 3, inside), gain and bias (outside,) of each block, one after the other
+    blocks: list[Array]  # filters (outside, 3, 3, inside), gain and bias (outside,) of each block, one after the other
     addresses: list[int]
-    rates: Sequence[Rates | None]  # of the blocks' parameters and of the head's; None for one that stays as it is
-    by_step: Array2
+    by_step: Array2  # (parameters, steps): the rates of the blocks' parameters and of the head's
+    by_weight: Sequence[Array | None]  # their factors, shaped like each, or so that they become so; None for 1
 
     @classmethod
-    def of(cls, blocks: Sequence[Tensor], rates: Sequence[Rates | None]) -> Start:
-        """Of such parameters."""
-        there = [each.contiguous() for each in blocks]
-        return cls(there, [address_of(each) for each in there], rates, rates_by_step(rates))
+    def of(cls, blocks: Sequence[Array], by_step: Sequence[Array1 | None], by_weight: Sequence[Array | None]) -> Start:
+        """Of such parameters; the rates of one that stays as it is are None."""
+        there = [np.ascontiguousarray(each) for each in blocks]
+        return cls(there, [address_of(each) for each in there], rates_by_step(by_step), by_weight)
 
 
 class Descent:
@@ -103,44 +100,46 @@ class Descent:
         epsilon: added to variances.
         mean: the head has the mean over positions in place of all positions.
         moments: whether those after the last step are wanted.
+        into: memory for the parameters at the end, as many numbers as they are.
     """
 
     def __init__(
         self,
-        images: Tensor,
-        share: Tensor,
+        images: Array5,
+        share: Array2,
         start: Start,
-        head: tuple[Tensor, Tensor],
+        head: tuple[Array2, Array1],
         classes: Classes,
         sizes: Sizes,
         epsilon: float,
         *,
         mean: bool,
         moments: bool = False,
+        into: Array1 | None = None,
     ) -> None:
-        self._seen = images.contiguous(), share.contiguous()
-        of_head = [each.contiguous() for each in head]
+        self._seen = np.ascontiguousarray(images), np.ascontiguousarray(share)
+        of_head = [np.ascontiguousarray(each) for each in head]
         self._began = [*start.blocks, *of_head]
-        self._classes = classes.targets.contiguous().numpy(), array(classes.share), array(classes.present)
+        self._classes = classes
         self._addresses = np.array([*start.addresses, *map(address_of, of_head)])
-        self._by_step, self._by_weight = start.by_step, factors_of(start.rates, self._began)
+        self._by_step, self._by_weight = start.by_step, factors_of(start.by_weight, self._began)
         self._sizes, self._epsilon, self._mean, self._wants_moments = sizes, np.float32(epsilon), mean, moments
-        self._moments: list[Tensor] = []
-        self._weights = lasting(sum(each.numel() for each in self._began))
+        self._moments: list[Array1] = []
+        self._weights = memory_for(sum(each.size for each in self._began)) if into is None else into
 
     def run(self) -> None:
         """Take the steps."""
-        layout, sizes = _layout(self._sizes, *self._began[-2].shape), self._sizes
-        weights, memory = self._weights.numpy(), torch.empty(layout.size)
-        of_all, numbers = memory.data_ptr(), memory.numpy()
+        shape = self._began[-2].shape
+        layout, sizes = _layout(self._sizes, shape[0], shape[1]), self._sizes
+        weights, numbers = self._weights, memory_for(layout.size)
+        of_all = address_of(numbers)
         _gather(self._addresses, layout.ends, weights)
         table = layout.plan.table.copy()
-        point_to_values(table, self._weights.data_ptr() + _BYTES * layout.begins[:-2], of_all, sizes)
+        point_to_values(table, address_of(weights) + _BYTES * layout.begins[:-2], of_all, sizes)
         point_to_gradients(table, of_all + _BYTES * layout.parts[0].start, sizes)
         gradients, features, of_out = (numbers[part] for part in layout.parts)
-        targets, *_ = self._classes
-        of_classes = self._classes[1:]
-        shape, seen = self._began[-2].shape, features.reshape(len(targets), -1)
+        targets, of_classes = self._classes.targets, (self._classes.share, self._classes.present)
+        seen = features.reshape(len(targets), -1)
         *_, start, middle = layout.begins.tolist()
         head = seen, weights[start:middle].reshape(shape), weights[middle:], targets
         of_head, change = (
@@ -151,8 +150,8 @@ class Descent:
         steps = self._by_step, self._by_weight, self._wants_moments
 
         def of_a_team(members: int) -> Callable[[int], None]:
-            shared = team.Shared.of(sizes, members, torch.Size(seen.shape))
-            of_team = array(images), array(share), pool, added, *head, *of_classes, array(shared.of_features)
+            shared = team.Shared.of(sizes, members, seen.shape)
+            of_team = images, share, pool, added, *head, *of_classes, shared.of_features
             return shared.part(table, *of_team, *of_head, mean, *change, *steps)
 
         for members in _TEAMS:
@@ -166,11 +165,15 @@ class Descent:
             given = *blocks, *head, *of_classes, *of_head, mean, of_out.reshape(last)
             _take_steps(_entries(), table, *given, *change, *steps)
         if self._wants_moments:
-            self._moments = moments_in(memory, sizes, members)
+            self._moments = moments_in(numbers, sizes, members)
 
     def result(self) -> Descended:
         """Where the steps have led."""
-        return Descended(split_like(self._weights, self._began), self._moments)
+        parts, first = list[Array](), 0
+        for each in self._began:
+            parts.append(self._weights[first : first + each.size].reshape(each.shape))
+            first += each.size
+        return Descended(parts, self._moments)
 
 
 class _Layout(NamedTuple):
@@ -195,30 +198,21 @@ def _layout(sizes: Sizes, way: int, features: int) -> _Layout:
     return _Layout(plan, np.array([0, *ends[:-1]]), ends, parts, start)
 
 
-def split_like(flat: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
-    """Its parts, shaped as these."""
-    parts = torch.split_with_sizes(flat, [each.numel() for each in params])
-    return [part if like.dim() == 1 else part.view(like.shape) for part, like in zip(parts, params, strict=True)]
-
-
-def rates_by_step(rates: Sequence[Rates | None]) -> Array2:
+def rates_by_step(rates: Sequence[Array1 | None]) -> Array2:
     """(parameters, steps), 0 of those that stay as they are."""
-    known = {id(each.by_step): array(each.by_step) for each in rates if each is not None}
-    nothing = np.zeros_like(next(iter(known.values()), np.empty(0, np.float32)))
-    return np.stack([nothing if each is None else known[id(each.by_step)] for each in rates])
+    nothing = np.zeros_like(next((each for each in rates if each is not None), np.empty(0, np.float32)))
+    return np.stack([nothing if each is None else each for each in rates])
 
 
-def factors_of(rates: Sequence[Rates | None], params: Sequence[Tensor]) -> Array1:
+def factors_of(factors: Sequence[Array | None], params: Sequence[Array]) -> Array1:
     """The factors of all weights of these parameters, in a row; empty if there are none."""
-    if all(each is None or each.by_weight is None for each in rates):
+    if all(each is None for each in factors):
         return np.empty(0, np.float32)
     parts = [
-        torch.ones(like.numel())
-        if each is None or each.by_weight is None
-        else each.by_weight.expand(like.shape).flatten()
-        for each, like in zip(rates, params, strict=True)
+        np.ones(like.size, np.float32) if each is None else np.broadcast_to(each, like.shape).reshape(-1)
+        for each, like in zip(factors, params, strict=True)
     ]
-    return array(torch.cat(parts))
+    return np.concatenate(parts)
 
 
 @compiled

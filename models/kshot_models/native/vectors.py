@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from kshot_models.batched.native.instructions import (
+from kshot_models.native.instructions import (
     ADDRESS,
     LANES,
     NUMBER,

@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from kshot_models.batched.native.instructions import ADDRESS, LANES, VECTOR, WIDTH, Code, constant, places
+from kshot_models.native.instructions import ADDRESS, LANES, VECTOR, WIDTH, Code, constant, places
 
 __all__ = ["through_gates", "through_gates_gradient"]
 

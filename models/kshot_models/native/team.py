@@ -13,21 +13,30 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from kshot_models.batched.native import columns, winograd
-from kshot_models.batched.native.blocks import Sizes, first_filters, images_at_once, plan_of
-from kshot_models.batched.native.convolution import FEW_POSITIONS, convolve_task
-from kshot_models.batched.native.head import head_gradients
-from kshot_models.batched.native.instructions import WIDTH
-from kshot_models.batched.native.jit import Array1, Array2, Array3, Array5, Indices, Table, carray, compiled, inlined
-from kshot_models.batched.native.meeting import call_off, meet
-from kshot_models.batched.native.normalization import constants, count_image, gradient_sums, gradient_values, moments_of
-from kshot_models.batched.native.readout import read_out, send_back
-from kshot_models.batched.native.scaling import scaled
-from kshot_models.batched.native.update import change_weights
-from kshot_models.batched.native.vectors import at
+from kshot_models.native import columns, winograd
+from kshot_models.native.blocks import Sizes, first_filters, images_at_once, plan_of
+from kshot_models.native.convolution import FEW_POSITIONS, convolve_task
+from kshot_models.native.head import head_gradients
+from kshot_models.native.instructions import WIDTH
+from kshot_models.native.jit import (
+    Array1,
+    Array2,
+    Array3,
+    Array5,
+    Indices,
+    Table,
+    carray,
+    compiled,
+    inlined,
+    memory_for,
+)
+from kshot_models.native.meeting import call_off, meet
+from kshot_models.native.normalization import constants, count_image, gradient_sums, gradient_values, moments_of
+from kshot_models.native.readout import read_out, send_back
+from kshot_models.native.scaling import scaled
+from kshot_models.native.update import change_weights
+from kshot_models.native.vectors import at
 
 __all__ = ["Shared", "suits", "take_steps"]
 
@@ -46,22 +55,23 @@ class Shared(NamedTuple):
 
     members: int
     arrivals: Indices  # (1,); see meeting.py
-    planes: Tensor  # see winograd.Team
-    of_features: Tensor  # (n, features): the head's gradient, made by the first member
+    planes: Array2  # see winograd.Team
+    of_features: Array2  # (n, features): the head's gradient, made by the first member
 
     @classmethod
-    def of(cls, sizes: Sizes, members: int, features: torch.Size) -> Self:
+    def of(cls, sizes: Sizes, members: int, features: tuple[int, ...]) -> Self:
         """New memory, for one descent."""
         pairs = zip(plan_of(sizes).raw[1:], sizes.outside, strict=False)
         counts = [winograd.shared_size(raw[1], raw[2], raw[3], max(inside, raw[4]) // members) for raw, inside in pairs]
-        planes = torch.empty((4 * members, max(counts, default=0)))
-        return cls(members, np.zeros(1, np.int64), planes, torch.empty(features))
+        each = max(counts, default=0)
+        planes = memory_for(4 * members * each).reshape(4 * members, each)
+        return cls(members, np.zeros(1, np.int64), planes, np.empty(features, np.float32))
 
     def part(self, table: Table, *given: Any) -> Callable[[int], None]:  # as `take_steps` takes them
         """What each member is to do."""
 
         def take_part(member: int) -> None:
-            of_team = self.members, self.arrivals.ctypes.data, self.planes.data_ptr(), self.planes.shape[1]
+            of_team = self.members, self.arrivals.ctypes.data, self.planes.ctypes.data, self.planes.shape[1]
             try:
                 take_steps(table, member, *of_team, *given)
             except BaseException:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 __all__ = [
     "Array",
@@ -27,7 +27,8 @@ __all__ = [
     "Indices",
     "Sums",
     "Table",
-    "array",
+    "address_of",
+    "all_kept",
     "carray",
     "compile_all",
     "compile_one",
@@ -35,6 +36,7 @@ __all__ = [
     "count_kernels",
     "entry",
     "inlined",
+    "memory_for",
 ]
 
 Array: TypeAlias = NDArray[np.float32]
@@ -58,10 +60,18 @@ _TYPES |= {"int": numba.int64, "bool": numba.boolean, "np.float32": numba.float3
 _ARITHMETIC = {"reassoc", "contract", "nsz", "arcp"}
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": _ARITHMETIC, "error_model": "numpy"}
 
+
 # Numba tells by a kernel's own file whether what it keeps is up to date; but kernels have parts from other files.
-_SOURCES = hashlib.sha256(
-    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-).hexdigest()
+@lru_cache(maxsize=8)
+def _sources(file: str) -> str:
+    """A digest of all that a kernel in this file may have parts from: its folder, and this one."""
+    folders = sorted({Path(file).parent, Path(__file__).parent})
+    sources = b"".join(path.read_bytes() for folder in folders for path in sorted(folder.glob("*.py")))
+    return hashlib.sha256(sources).hexdigest()
+
+
+_BYTES = 4
+_LINE = 16  # numbers of a line of a cache
 
 _parts: set[str] = set()
 _kernels: list[tuple[Any, tuple[Any, ...]]] = []  # Numba's dispatchers, and what they take
@@ -75,7 +85,7 @@ def compiled(function: Kernel) -> Kernel:
         dispatcher = numba.njit(**_OPTIONS)(function)
     kept = getattr(dispatcher._cache, "_cache_file", None)  # noqa: SLF001 - Numba has no other way to say so
     if kept is not None:
-        kept._source_stamp = (*kept._source_stamp, _SOURCES)  # noqa: SLF001
+        kept._source_stamp = (*kept._source_stamp, _sources(inspect.getfile(function)))  # noqa: SLF001
     parameters = inspect.signature(function).parameters.values()
     _kernels.append((dispatcher, tuple(_TYPES[parameter.annotation] for parameter in parameters)))
     made: Kernel = dispatcher
@@ -115,6 +125,19 @@ def compile_all() -> int:
     return count_kernels()
 
 
+def all_kept() -> bool:
+    """Whether all kernels are compiled, or kept by a process that has compiled them for this machine."""
+    return all(types in dispatcher.overloads or _is_kept(dispatcher, types) for dispatcher, types in _kernels)
+
+
+def _is_kept(dispatcher: Any, types: tuple[Any, ...]) -> bool:
+    cache = dispatcher._cache  # noqa: SLF001 - Numba has no other way to ask; it tells by loading or compiling
+    file = getattr(cache, "_cache_file", None)
+    if file is None:
+        return False
+    return cache._index_key(types, dispatcher.targetctx.codegen()) in file._load_index()  # noqa: SLF001
+
+
 def entry(kernel: Callable[..., None]) -> int:
     """The address of a kernel's code, for kernels that call it (calls.py); compiles it, if it is not yet."""
     [number] = [number for number, (dispatcher, _) in enumerate(_kernels) if dispatcher is kernel]
@@ -125,9 +148,20 @@ def entry(kernel: Callable[..., None]) -> int:
     return address
 
 
-def array(tensor: Tensor) -> Array:
-    """The tensor's own memory; a copy only where it is not contiguous."""
-    if tensor.requires_grad:
-        tensor = tensor.detach()
-    values: Array = (tensor if tensor.is_contiguous() else tensor.contiguous()).numpy()
-    return values
+def address_of(values: Array) -> int:
+    """Where the numbers of a contiguous array are.
+
+    Raises:
+        TypeError: they are not of single precision, of which kernels are made.
+    """
+    if values.dtype != np.float32:
+        raise TypeError(f"kernels for CPUs take float32, not {values.dtype}; convert all arrays of a task alike")
+    address: int = values.ctypes.data
+    return address
+
+
+def memory_for(count: int) -> Array1:
+    """So many numbers of any value, from the beginning of a line of the cache on."""
+    memory = np.empty(count + _LINE, np.float32)
+    first = -(memory.ctypes.data // _BYTES) % _LINE
+    return memory[first : first + count]

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from kshot_models.batched.native.jit import Indices
+from kshot_models.native.jit import Indices
 
 __all__ = ["call_off", "meet"]
 

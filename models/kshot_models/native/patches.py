@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from kshot_models.batched.native.instructions import WIDTH
-from kshot_models.batched.native.jit import Array2, Array4, inlined
-from kshot_models.batched.native.products import multiply, turned
-from kshot_models.batched.native.vectors import copy_vector
+from kshot_models.native.instructions import WIDTH
+from kshot_models.native.jit import Array2, Array4, inlined
+from kshot_models.native.products import multiply, turned
+from kshot_models.native.vectors import copy_vector
 
 __all__ = ["convolve", "gradients"]
 

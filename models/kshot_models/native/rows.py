@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from kshot_models.batched.native import columns
-from kshot_models.batched.native.convolution import convolve_task
-from kshot_models.batched.native.jit import Array, Array2, Array5, Indices, Table, carray, inlined
-from kshot_models.batched.native.vectors import at
+from kshot_models.native import columns
+from kshot_models.native.convolution import convolve_task
+from kshot_models.native.jit import Array, Array2, Array5, Indices, Table, carray, inlined
+from kshot_models.native.vectors import at
 
 __all__ = ["add", "below_of", "channels_of", "convolved", "out_at", "raw_of"]
 

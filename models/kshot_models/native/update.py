@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kshot_models.batched.native.jit import Array1, Indices, inlined
+from kshot_models.native.jit import Array1, Indices, inlined
 
 __all__ = ["change_weights"]
 

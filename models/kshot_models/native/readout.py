@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kshot_models.batched.native.jit import Array2, Array5, inlined
+from kshot_models.native.jit import Array2, Array5, inlined
 
 __all__ = ["read_out", "send_back"]
 
