@@ -131,6 +131,17 @@ CARRYING = {"type": "adam", "rate": 0.01, "carry_moments": True}
             "takes no padded episodes",
         ),
         (
+            {
+                "meta_gradient": {"type": "in_turn", "norm_momentum": 0.0},
+                "learner.type": "prototype",
+                "learner.head": {"type": "prototype"},
+                "learner.inner": [],
+                "learner.steps": 0,
+                "learner.norm": "population",
+            },
+            "there are none to go by",
+        ),
+        (
             {"meta_gradient": {"type": "reptile", "batch": 2}, "learner.inner": [CARRYING]},
             "averaged by plain outer steps",
         ),

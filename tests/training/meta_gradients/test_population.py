@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kshot_models.types import Episode, MetaParams
+from kshot_models.types import Episode, Examples, MetaParams
 from kshot_training.errors import RecipeError
-from kshot_training.meta_gradients import joint, through_adaptation
+from kshot_training.meta_gradients import in_turn, joint, through_adaptation
 
 Make = Callable[..., Any]
 WAY = 3
@@ -58,3 +58,20 @@ def test_joint_training_refuses_it(make_case: Make, make_episodes: Make) -> None
     learner, meta = make_case(**KINDS["prototype"], inner=[], steps=0, norm="population")
     with pytest.raises(RecipeError, match="counts no moments for norm = 'population'"):
         run(joint(), learner, meta, make_episodes(way=WAY))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("gradient", [through_adaptation, in_turn])
+def test_with_no_momentum_training_goes_by_the_moments_that_there_are(
+    kind: str, gradient: Any, make_case: Make, make_episodes: Make
+) -> None:
+    learner, meta = make_case(**KINDS[kind], inner=[], steps=0, norm="population")
+    episodes = make_episodes(tasks=1, way=WAY)
+    grads, told = run(gradient(norm_momentum=0.0), learner, meta, episodes)
+    assert all(not moved.any() for moved in grads.stats.values())
+    if gradient is through_adaptation:  # its metrics are those of use
+        support, query = (Examples(*(t[0] for t in part)) for part in episodes)
+        logits = learner.predict(meta, learner.adapt(meta, support, way=WAY), query.inputs)
+        torch.testing.assert_close(told.loss, F.cross_entropy(logits, query.targets))
+    counting, _ = run(gradient(), learner, meta, episodes)
+    assert not torch.allclose(counting.init["body.conv1.weight"], grads.init["body.conv1.weight"], rtol=1e-3)
