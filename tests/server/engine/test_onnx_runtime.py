@@ -17,11 +17,12 @@ import pytest
 from kshot_models.artifact import load_artifact, save_artifact
 from kshot_models.errors import DigestMismatch, FileMissing, FormatUnsupported, GraphInvalid, RuntimeMissing
 from kshot_models.manifest import Component, LearnerSpec
+from kshot_models.native import jit
 from kshot_models.native.jit import compile_all
+from kshot_models.native_learner import NativeTask
 from kshot_models.onnx_files import ADAPT, FLOPS, LAYOUT_KEY, PREDICT
 from kshot_server.devices import choose_runtime, devices_of
 from kshot_server.engine.engine import Engine
-from kshot_server.engine.executors import onnx_runtime
 from kshot_server.engine.executors.base import AdaptedWeights, Queries
 from kshot_server.engine.executors.cpu import CpuExecutor
 from kshot_server.engine.executors.onnx_runtime import OnnxExecutor
@@ -66,6 +67,11 @@ def kernels(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
+def wait_for(executor: OnnxExecutor, *, there: bool) -> None:
+    """Until it has its kernels, if it is to have some."""
+    assert (executor.kernels is not None and executor.kernels.wait()) == there
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_it_answers_as_torch(
     exported: ModelRepository, make_task: Callable[..., Any], name: str, *, kernels: bool
@@ -73,9 +79,12 @@ def test_it_answers_as_torch(
     ways = [(2, 1, 1), (5, 3, 4), (6, 2, 9)]
     tasks = [make_task(i, way=way, shot=shot, queries=queries) for i, (way, shot, queries) in enumerate(ways)]
     executor = OnnxExecutor(threads=1, kernels=kernels)
-    by_kernels = executor.open(exported, digest(exported, name)).learner.native is not None
-    assert by_kernels == (kernels and name != "fixed-way")  # which has no norms
+    wait_for(executor, there=kernels)
     found, expected = (answers(each, exported, name, tasks) for each in (executor, CpuExecutor()))
+    model = executor.open(exported, digest(exported, name))
+    (weights,) = executor.adapt(model, [tasks[0].support])
+    assert isinstance(weights, AdaptedWeights)
+    assert isinstance(weights.values, NativeTask) == (kernels and name != "fixed-way")  # which has no norms
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == np.float32
         np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE)
@@ -111,6 +120,7 @@ def test_many_queries_are_cut_and_do_not_feel_each_other(
     exported: ModelRepository, make_task: Callable[..., Any], *, kernels: bool
 ) -> None:
     executor, task = OnnxExecutor(threads=1, kernels=kernels), make_task(3, queries=15)
+    wait_for(executor, there=kernels)
     model = executor.open(exported, digest(exported, "gradient"))
     (weights,) = executor.adapt(model, [task.support])
     assert isinstance(weights, AdaptedWeights)
@@ -124,17 +134,51 @@ def test_many_queries_are_cut_and_do_not_feel_each_other(
     assert weights.size_bytes == 4 * numbers == (weights.values if kernels else weights.values.values).nbytes
 
 
-def test_kernels_that_are_not_compiled_are_left_out(exported: ModelRepository, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_that_are_not_compiled_are_left_out(
+    exported: ModelRepository, make_task: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Compiling takes minutes, and a server is to be ready within two seconds."""
-    monkeypatch.setattr(onnx_runtime, "all_kept", lambda: False)
-    assert OnnxExecutor().open(exported, digest(exported, "gradient")).learner.native is None
+    monkeypatch.setattr(jit, "all_kept", lambda: False)
+    executor = OnnxExecutor(threads=1)
+    wait_for(executor, there=False)
+    model = executor.open(exported, digest(exported, "gradient"))
+    (weights,) = executor.adapt(model, [make_task(0).support])
+    assert isinstance(weights, AdaptedWeights)
+    assert not isinstance(weights.values, NativeTask)
 
 
-def test_a_lane_that_computes_by_kernels_counts_denormals_as_zero(*, kernels: bool) -> None:
+def test_sessions_that_graphs_have_adapted_stay_with_them(
+    exported: ModelRepository, make_task: Callable[..., Any]
+) -> None:
+    compile_all()
+    executor, (early, late) = OnnxExecutor(threads=1), [make_task(i) for i in range(2)]
+    graphs = OnnxExecutor(threads=1, kernels=False)
+    model = executor.open(exported, digest(exported, "gradient"))
+    (first,) = graphs.adapt(model, [early.support])
+    wait_for(executor, there=True)
+    (second,) = executor.adapt(model, [late.support])
+    assert isinstance(first, AdaptedWeights)
+    assert isinstance(second, AdaptedWeights)
+    assert isinstance(second.values, NativeTask)
+    asked = [(second, late), (first, early), (second, late)]
+    found = executor.predict(model, [Queries(weights, task.queries) for weights, task in asked])
+    for answer, (weights, task) in zip(found, asked, strict=True):
+        (alone,) = executor.predict(model, [Queries(weights, task.queries)])
+        assert not isinstance(answer, Failed)
+        assert not isinstance(alone, Failed)
+        np.testing.assert_allclose(answer, alone, rtol=0, atol=1e-6)
+
+
+def test_a_lane_that_computes_by_kernels_counts_denormals_as_zero(
+    exported: ModelRepository, make_task: Callable[..., Any], *, kernels: bool
+) -> None:
     seen: list[bool] = []
 
     def lane() -> None:
-        OnnxExecutor(threads=1, kernels=kernels).enter_lane(lambda works: None)
+        executor = OnnxExecutor(threads=1, kernels=kernels)
+        executor.enter_lane(lambda works: None)
+        wait_for(executor, there=kernels)
+        executor.adapt(executor.open(exported, digest(exported, "gradient")), [make_task(0).support])
         seen.append(bool((np.full(8, 1e-20, np.float32) * np.float32(1e-20)).sum() == 0))
 
     thread = threading.Thread(target=lane)

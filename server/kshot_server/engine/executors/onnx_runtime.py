@@ -2,7 +2,8 @@
 
 Of an artifact with a frozen encoder, that runs first, and the graphs go on from its features. On a CPU for which
 kshot's own kernels have been compiled (`python -m kshot_models.native`), these take the place of the graphs, for the
-learners that they compute: a graph is made of general operations, and takes several times as long.
+learners that they compute, as soon as they are loaded (kernels.py): a graph is made of general operations, and takes
+several times as long.
 
 Tasks run one by one, on a CPU as many side by side as there are cores, each on one core: sizes are open in the graphs,
 so nothing is padded and nobody waits for company. A batch of tasks cannot be one run: a convolution's number of groups,
@@ -17,7 +18,6 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -28,19 +28,14 @@ from kshot_models.manifest import ENCODER_NETWORK, Limits
 from kshot_models.onnx_files import ADAPT, CLASSES, FEATURES, FIXED_WAY, PIXELS, PREDICT, TARGETS, WEIGHTS
 from kshot_models.sharing import Lend, helped_by
 from kshot_server.engine.executors.base import AdaptedWeights, BatchLimit, Place, Queries, ServedModel
+from kshot_server.engine.executors.kernels import Kernels
 from kshot_server.engine.executors.onnx_graph import Arrays, Graph
 from kshot_server.engine.executors.queries import answered_in_parts, batch_in_parts
 from kshot_server.engine.executors.results import DIVERGED, probabilities, probabilities_of_each
 from kshot_server.engine.requests import Failed, Support
 
-if find_spec("numba") is not None:
-    from kshot_models.native.denormals import flush_denormals
-    from kshot_models.native.jit import all_kept
-    from kshot_models.native_learner import NativeLearner, NativeTask
-
 if TYPE_CHECKING:
-    from kshot_models.artifact import Artifact
-    from kshot_models.manifest import Manifest
+    from kshot_models.native_learner import NativeLearner, NativeTask
     from kshot_server.engine.served import ModelSource
 
 __all__ = ["OnnxExecutor"]
@@ -55,7 +50,6 @@ class _Graphs(NamedTuple):
     adapt: Graph
     predict: Graph
     encoder: Encoder | None
-    native: NativeLearner | None  # in the place of both, where it can be
 
     def given(self, pixels: NDArray[np.uint8]) -> Arrays:
         """What the graphs take of images: their pixels, or their features."""
@@ -77,27 +71,25 @@ class OnnxExecutor:
 
     def __init__(self, device: str = "cpu", *, threads: int = 0, kernels: bool = True) -> None:
         self.device = device
-        self._kernels = kernels and device == "cpu" and find_spec("numba") is not None and all_kept()
+        self.kernels = Kernels() if kernels and device == "cpu" else None
         self._lane = _Lane()
         self.adapting = self.predicting = BatchLimit(_BATCH_FLOPS)
         self.lanes = (threads or len(os.sched_getaffinity(0))) if device == "cpu" else 1
 
     def enter_lane(self, lend: Lend) -> None:
         """By `lend` kernels have idle lanes help; a graph runs on the thread that asks for it."""
-        self._lane.lend = lend
-        if self._kernels:
-            flush_denormals()
+        self._lane.lend, self._lane.flushes = lend, False
 
     def open(self, models: ModelSource, digest: str) -> ServedModel:
         """See Executor."""
         artifact = models.artifact(digest)
         adapt, predict = (Graph.read(artifact, name, self.device) for name in (ADAPT, PREDICT))
+        if self.kernels is not None:
+            self.kernels.start()
         embeds = artifact.manifest.learner.network.type == ENCODER_NETWORK
         fixed_way = adapt.about.get(FIXED_WAY)
         return ServedModel(
-            learner=_Graphs(
-                adapt, predict, Encoder.read(artifact, self.device) if embeds else None, self._native(artifact)
-            ),
+            learner=_Graphs(adapt, predict, Encoder.read(artifact, self.device) if embeds else None),
             meta_params={name: np.asarray(array, np.float32) for name, array in artifact.arrays.items()},
             manifest=artifact.manifest,
             digest=artifact.digest,
@@ -118,26 +110,39 @@ class OnnxExecutor:
 
     def adapt(self, model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:
         """See Executor."""
-        with helped_by(self._lane.lend):
+        native = self._native(model)
+        if native is None:
             return [_adapt(model, support) for support in supports]
+        with helped_by(self._lane.lend):
+            return [_adapt_native(model, native, support) for support in supports]
 
     def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
         """See Executor."""
-        native = model.learner.native
-        if native is None:
-            return [_predict(model, queries) for queries in batch]
-        with helped_by(self._lane.lend):
-            return [each for part in batch_in_parts(batch) for each in _predict_native(model, native, part)]
+        # Those that graphs adapted before there were kernels stay with them.
+        by_graphs = {i for i, queries in enumerate(batch) if isinstance(queries.weights.values, _Row)}
+        found = {i: _predict(model, batch[i]) for i in by_graphs}
+        rest = [i for i in range(len(batch)) if i not in by_graphs]
+        native = self._native(model) if rest else None
+        if native is not None:
+            with helped_by(self._lane.lend):
+                parts = batch_in_parts([batch[i] for i in rest])
+                answers = [each for part in parts for each in _predict_native(model, native, part)]
+            found |= dict(zip(rest, answers, strict=True))
+        return [found[i] for i in range(len(batch))]
 
-    def _native(self, artifact: Artifact[Manifest]) -> NativeLearner | None:
-        if not self._kernels:
+    def _native(self, model: ServedModel) -> NativeLearner | None:
+        if self.kernels is None:
             return None
-        manifest = artifact.manifest
-        return NativeLearner.of(manifest.learner, manifest.input, artifact.arrays)
+        native = self.kernels.learner(model.digest, model.manifest, model.meta_params)
+        if native is not None and self._lane.flushes is False:
+            self.kernels.flush_denormals()
+            self._lane.flushes = True
+        return native
 
 
 class _Lane(threading.local):
     lend: Lend | None = None  # of this thread, if it is a lane
+    flushes: bool | None = None  # whether denormals count as 0 on it, if it is one
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,10 +169,6 @@ class _Row:
 
 def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
     graphs: _Graphs = model.learner
-    if graphs.native is not None:
-        way = model.fixed_way or support.way
-        found = graphs.native.adapt(support.inputs, np.asarray(support.targets, np.int64), way=way)
-        return AdaptedWeights(found, support.way, None, found.nbytes) if found.is_finite() else DIVERGED
     given: Arrays = {
         **graphs.given(support.inputs),
         TARGETS: np.ascontiguousarray(support.targets),
@@ -178,6 +179,12 @@ def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
     if not np.isfinite(row.values).all():
         return DIVERGED
     return AdaptedWeights(row, support.way, None, row.values.nbytes)
+
+
+def _adapt_native(model: ServedModel, native: NativeLearner, support: Support) -> AdaptedWeights | Failed:
+    way = model.fixed_way or support.way
+    found = native.adapt(support.inputs, np.asarray(support.targets, np.int64), way=way)
+    return AdaptedWeights(found, support.way, None, found.nbytes) if found.is_finite() else DIVERGED
 
 
 def _predict_native(
