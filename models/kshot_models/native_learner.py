@@ -12,18 +12,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kshot_models.manifest import InputSpec, LearnerSpec
-from kshot_models.native.blocks import Keep, Sizes, forward, moments_in, out_in
+from kshot_models.native import classifier, descent, team
+from kshot_models.native.blocks import Keep, Sizes, forward, moments_in, out_in, plan_of, run_back, run_forward
 from kshot_models.native.classifier import Classifier, classify
+from kshot_models.native.denormals import flush_denormals
 from kshot_models.native.descent import Classes, Descent, Start
-from kshot_models.native.jit import Array, Array1, Array2, Array4
+from kshot_models.native.jit import Array, Array1, Array2, Array4, entry
 
-__all__ = ["NativeLearner", "NativeTask"]
+__all__ = ["NativeLearner", "NativeTask", "load_kernels"]
 
 _HEADS = {"shared", "linear", "prototype"}
 _NORMS = {"gradient": {"support"}, "prototype": {"support", "population"}}
@@ -31,6 +34,13 @@ _RULES = {"sgd", "lslr", "meta_sgd"}
 _KINDS = "conv{}.weight", "norm{}.gain", "norm{}.bias"
 
 Pixels = NDArray[np.uint8]
+
+
+def load_kernels() -> None:
+    """Compile what learners need, or load what is kept of it, so that no adaptation has to wait."""
+    of_descents = descent._gather, descent._take_steps, descent.head_step, descent.update, team.take_steps  # noqa: SLF001
+    for kernel in (*of_descents, run_forward, run_back, classifier._classify, flush_denormals):  # noqa: SLF001
+        entry(kernel)
 
 
 class NativeTask(NamedTuple):
@@ -151,6 +161,18 @@ class NativeLearner:
             logits if task.present.all() else np.where(task.present > 0, logits, least)
             for task, logits in zip(tasks, found, strict=True)
         ]
+
+    def flops(self, input_spec: InputSpec) -> tuple[float, float]:
+        """What adapting to one example costs, and answering one: the convolutions, beside which the rest is little."""
+        image = (1, 1, input_spec.height, input_spec.width, input_spec.channels)
+        raw = plan_of(Sizes(image[1:], self.shape.outside, self.shape.stride, self.shape.pool, Keep.NOTHING)).raw
+        inside = (input_spec.channels, *self.shape.outside)
+        each = [2.0 * 9 * prod(shape) * below for shape, below in zip(raw, inside, strict=False)]
+        once = sum(each)
+        if self.start is None:
+            return once, once
+        starts = 2 if self.spec.head.type == "prototype" else 1  # the moments at the end, and what the head starts from
+        return self.spec.steps * (3 * once - each[0]) + starts * once, once
 
     def _inputs(self, pixels: Pixels) -> Array4:
         gray = len(self.levels) == 1

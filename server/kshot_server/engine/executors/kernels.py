@@ -1,8 +1,4 @@
-"""kshot's own kernels in a process without torch: loaded beside the work, so that no start waits for them.
-
-Importing Numba and loading what was compiled takes a second of a core. Until that is done, and where Numba is missing
-or nothing is compiled for this machine, there are no learners here, and the caller has another way.
-"""
+"""kshot's own kernels in a process without torch, where Numba has them compiled for this machine."""
 
 from __future__ import annotations
 
@@ -25,33 +21,26 @@ _logger = logging.getLogger(__name__)
 
 
 class Kernels:
-    """The kernels, and the learners that they compute."""
+    """The kernels, and the learners that they compute. They are loaded by a thread, from now on."""
 
     def __init__(self) -> None:
-        self._learners: dict[str, NativeLearner | None] = {}  # by digest
+        self.flush_denormals: Callable[[], None] = lambda: None  # of the calling thread, once they are there
         self._module: ModuleType | None = None
-        self.flush_denormals: Callable[[], None] = lambda: None  # of the calling thread, once there are learners
         self._thread = threading.Thread(target=self._load, name="kshot-kernels", daemon=True)
+        self._thread.start()
 
-    def start(self) -> None:
-        """Begin to load them; once, however often it is called."""
-        if self._thread.ident is None:
-            self._thread.start()
-
-    def wait(self) -> bool:
-        """Wait until they are there, or will not be; whether they are."""
-        self.start()
+    def there(self) -> bool:
+        """Whether there are any; waits until that is known."""
         self._thread.join()
         return self._module is not None
 
-    def learner(self, digest: str, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> NativeLearner | None:
-        """The learner of an artifact; None where kernels do not compute it, or are not there yet."""
-        module = self._module
-        if module is None:
+    def learner(self, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> NativeLearner | None:
+        """The learner of an artifact; None where kernels do not compute it, or are not there."""
+        if not self.there():
             return None
-        if digest not in self._learners:
-            self._learners[digest] = module.NativeLearner.of(manifest.learner, manifest.input, arrays)
-        return self._learners[digest]
+        assert self._module is not None
+        found: NativeLearner | None = self._module.NativeLearner.of(manifest.learner, manifest.input, arrays)
+        return found
 
     def _load(self) -> None:
         try:
@@ -60,12 +49,12 @@ class Kernels:
         except ImportError as error:
             _logger.info("models adapt by ONNX graphs: %s", error)
             return
-        if not jit.all_kept():
+        if not jit.all_kept():  # compiling takes minutes, for which a start does not wait
             _logger.info(
                 "models adapt by ONNX graphs; kshot's kernels take a fraction of the time, once "
                 "`python -m kshot_models.native` has compiled them for this machine"
             )
             return
-        jit.compile_all()  # which loads them
+        native_learner.load_kernels()
         self.flush_denormals = denormals.flush_denormals
         self._module = native_learner

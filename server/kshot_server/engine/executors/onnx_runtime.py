@@ -2,8 +2,8 @@
 
 Of an artifact with a frozen encoder, that runs first, and the graphs go on from its features. On a CPU for which
 kshot's own kernels have been compiled (`python -m kshot_models.native`), these take the place of the graphs, for the
-learners that they compute, as soon as they are loaded (kernels.py): a graph is made of general operations, and takes
-several times as long.
+learners that they compute (kernels.py): a graph is made of general operations, and takes several times as long. ONNX
+Runtime is not even loaded then.
 
 Tasks run one by one, on a CPU as many side by side as there are cores, each on one core: sizes are open in the graphs,
 so nothing is padded and nobody waits for company. A batch of tasks cannot be one run: a convolution's number of groups,
@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -83,17 +84,21 @@ class OnnxExecutor:
     def open(self, models: ModelSource, digest: str) -> ServedModel:
         """See Executor."""
         artifact = models.artifact(digest)
+        arrays = {name: np.asarray(array, np.float32) for name, array in artifact.arrays.items()}
+        manifest = artifact.manifest
+        native = None if self.kernels is None else self.kernels.learner(manifest, arrays)
+        if native is not None:
+            fixed_way = len(arrays["init/head.weight"]) if manifest.learner.head.type == "linear" else None
+            return ServedModel(native, arrays, manifest, artifact.digest, fixed_way, *native.flops(manifest.input))
         adapt, predict = (Graph.read(artifact, name, self.device) for name in (ADAPT, PREDICT))
-        if self.kernels is not None:
-            self.kernels.start()
-        embeds = artifact.manifest.learner.network.type == ENCODER_NETWORK
-        fixed_way = adapt.about.get(FIXED_WAY)
+        embeds = manifest.learner.network.type == ENCODER_NETWORK
+        way = adapt.about.get(FIXED_WAY)
         return ServedModel(
             learner=_Graphs(adapt, predict, Encoder.read(artifact, self.device) if embeds else None),
-            meta_params={name: np.asarray(array, np.float32) for name, array in artifact.arrays.items()},
-            manifest=artifact.manifest,
+            meta_params=arrays,
+            manifest=manifest,
             digest=artifact.digest,
-            fixed_way=int(fixed_way) if fixed_way else None,
+            fixed_way=int(way) if way else None,
             adapt_flops=adapt.flops,
             predict_flops=predict.flops,
         )
@@ -110,34 +115,26 @@ class OnnxExecutor:
 
     def adapt(self, model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:
         """See Executor."""
-        native = self._native(model)
-        if native is None:
+        if isinstance(model.learner, _Graphs):
             return [_adapt(model, support) for support in supports]
-        with helped_by(self._lane.lend):
-            return [_adapt_native(model, native, support) for support in supports]
+        with self._by_kernels():
+            return [_adapt_native(model, support) for support in supports]
 
     def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
         """See Executor."""
-        # Those that graphs adapted before there were kernels stay with them.
-        by_graphs = {i for i, queries in enumerate(batch) if isinstance(queries.weights.values, _Row)}
-        found = {i: _predict(model, batch[i]) for i in by_graphs}
-        rest = [i for i in range(len(batch)) if i not in by_graphs]
-        native = self._native(model) if rest else None
-        if native is not None:
-            with helped_by(self._lane.lend):
-                parts = batch_in_parts([batch[i] for i in rest])
-                answers = [each for part in parts for each in _predict_native(model, native, part)]
-            found |= dict(zip(rest, answers, strict=True))
-        return [found[i] for i in range(len(batch))]
+        if isinstance(model.learner, _Graphs):
+            return [_predict(model, queries) for queries in batch]
+        with self._by_kernels():
+            return [each for part in batch_in_parts(batch) for each in _predict_native(model, part)]
 
-    def _native(self, model: ServedModel) -> NativeLearner | None:
-        if self.kernels is None:
-            return None
-        native = self.kernels.learner(model.digest, model.manifest, model.meta_params)
-        if native is not None and self._lane.flushes is False:
+    @contextmanager
+    def _by_kernels(self) -> Iterator[None]:
+        """Idle lanes help within; and if this is a lane, numbers too small for speed count as 0 from now on."""
+        if self._lane.flushes is False and self.kernels is not None:
             self.kernels.flush_denormals()
             self._lane.flushes = True
-        return native
+        with helped_by(self._lane.lend):
+            yield
 
 
 class _Lane(threading.local):
@@ -181,15 +178,15 @@ def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
     return AdaptedWeights(row, support.way, None, row.values.nbytes)
 
 
-def _adapt_native(model: ServedModel, native: NativeLearner, support: Support) -> AdaptedWeights | Failed:
+def _adapt_native(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
+    native: NativeLearner = model.learner
     way = model.fixed_way or support.way
     found = native.adapt(support.inputs, np.asarray(support.targets, np.int64), way=way)
     return AdaptedWeights(found, support.way, None, found.nbytes) if found.is_finite() else DIVERGED
 
 
-def _predict_native(
-    model: ServedModel, native: NativeLearner, batch: Sequence[Queries]
-) -> list[NDArray[np.float32] | Failed]:
+def _predict_native(model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
+    native: NativeLearner = model.learner
     tasks: list[NativeTask] = [queries.weights.values for queries in batch]
     pixels = [queries.inputs for queries in batch]
     if len(batch) == 1:
