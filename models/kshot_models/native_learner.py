@@ -26,7 +26,7 @@ from kshot_models.native.denormals import flush_denormals
 from kshot_models.native.descent import Classes, Descent, Start
 from kshot_models.native.jit import Array, Array1, Array2, Array4, entry
 
-__all__ = ["NativeLearner", "NativeTask", "flush_denormals", "load_kernels"]
+__all__ = ["NativeLearner", "NativeTask", "load_kernels"]
 
 _HEADS = {"shared", "linear", "prototype"}
 _NORMS = {"gradient": {"support"}, "prototype": {"support", "population"}}

@@ -46,10 +46,7 @@ class Runtime(NamedTuple):
 RUNTIMES: Mapping[str, Runtime] = {
     "torch": Runtime("torch", {"cpu": _cpu, "cuda": _cuda, "cuda:N": _cuda}, (f"{_HERE}.cpu", f"{_HERE}.cuda")),
     "onnxruntime": Runtime(
-        "onnx",
-        {"cpu": _onnx, "cuda": _onnx, "cuda:N": _onnx},
-        (f"{_HERE}.onnx_runtime", f"{_HERE}.loaded_kernels"),
-        needs_graphs=True,
+        "onnx", {"cpu": _onnx, "cuda": _onnx, "cuda:N": _onnx}, (f"{_HERE}.onnx_runtime",), needs_graphs=True
     ),
 }
 
