@@ -50,6 +50,7 @@ CASES: dict[str, dict[str, Any]] = {
     "head-only": {"network": MAX_POOL, "head": {"type": "shared"}, "inner": SGD, "steps": 2, "adapt": ["head.*"]},
     "fixed-way": {"network": MAX_POOL, "head": {"type": "linear", "way": 4}, "inner": SGD, "steps": 1, "norm": "none"},
     "prototype": {"type": "prototype", "network": MAX_POOL, "head": {"type": "prototype"}},
+    "population": {"type": "prototype", "network": MAX_POOL, "head": {"type": "prototype"}, "norm": "population"},
 }
 
 
