@@ -27,6 +27,7 @@ from kshot_models.native.jit import (
     Array2,
     Array5,
     Indices,
+    Memory,
     Table,
     address_of,
     carray,
@@ -89,7 +90,14 @@ class Sizes(NamedTuple):
 
 
 def forward(
-    images: Array5, share: Array2, params: Sequence[Array], sizes: Sizes, epsilon: float, *, scale_only: bool = False
+    images: Array5,
+    share: Array2,
+    params: Sequence[Array],
+    sizes: Sizes,
+    epsilon: float,
+    *,
+    scale_only: bool = False,
+    memory: Memory = memory_for,
 ) -> tuple[Array1, Table]:
     """Compute the blocks.
 
@@ -101,13 +109,14 @@ def forward(
             has the largest outputs, and what is sent back.
         epsilon: added to variances.
         scale_only: gain and bias are factors and shifts, and there are no moments.
+        memory: where they are computed.
 
     Returns:
         what they give and what is kept, in the places that `plan_of` tells; and the table, which is good as long as all
         of these arrays are, that have to be contiguous.
     """
     plan = plan_of(sizes)
-    values, table = memory_for(plan.size), plan.table.copy()
+    values, table = memory(plan.size), plan.table.copy()
     point_to_values(table, [address_of(each) for each in params], address_of(values), sizes)
     given = address_of(images), address_of(share), images.shape[1]
     run_forward(table, *given, sizes.stride, sizes.pool, np.float32(epsilon), scale_only)

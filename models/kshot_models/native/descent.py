@@ -35,6 +35,7 @@ from kshot_models.native.jit import (
     Array2,
     Array5,
     Indices,
+    Memory,
     Table,
     address_of,
     carray,
@@ -101,6 +102,7 @@ class Descent:
         mean: the head has the mean over positions in place of all positions.
         moments: whether those after the last step are wanted.
         into: memory for the parameters at the end, as many numbers as they are.
+        memory: where the steps are computed.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Descent:
         mean: bool,
         moments: bool = False,
         into: Array1 | None = None,
+        memory: Memory = memory_for,
     ) -> None:
         self._seen = np.ascontiguousarray(images), np.ascontiguousarray(share)
         of_head = [np.ascontiguousarray(each) for each in head]
@@ -125,13 +128,14 @@ class Descent:
         self._by_step, self._by_weight = start.by_step, factors_of(start.by_weight, self._began)
         self._sizes, self._epsilon, self._mean, self._wants_moments = sizes, np.float32(epsilon), mean, moments
         self._moments: list[Array1] = []
+        self._memory = memory
         self._weights = memory_for(sum(each.size for each in self._began)) if into is None else into
 
     def run(self) -> None:
         """Take the steps."""
         shape = self._began[-2].shape
         layout, sizes = _layout(self._sizes, shape[0], shape[1]), self._sizes
-        weights, numbers = self._weights, memory_for(layout.size)
+        weights, numbers = self._weights, self._memory(layout.size)
         of_all = address_of(numbers)
         _gather(self._addresses, layout.ends, weights)
         table = layout.plan.table.copy()

@@ -25,6 +25,7 @@ __all__ = [
     "Array4",
     "Array5",
     "Indices",
+    "Memory",
     "Sums",
     "Table",
     "address_of",
@@ -47,6 +48,8 @@ Array4: TypeAlias = Array
 Array5: TypeAlias = Array
 Indices: TypeAlias = NDArray[np.int64]  # of one axis
 Table: TypeAlias = NDArray[np.int64]  # of two
+Memory: TypeAlias = Callable[[int], Array1]
+"""Gives so many numbers, of any value."""
 Sums: TypeAlias = NDArray[np.float64]  # of any; parts of kernels take them, kernels do not
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kshot_models.batched.native.tensors import array
+from kshot_models.batched.native.tensors import array, torchs_memory
 from kshot_models.batched.native.unrolled import descend_and_keep, go_back, split_like
 from kshot_models.inner.transformation import Rates
 from kshot_models.native.blocks import Keep, Sizes
@@ -83,6 +83,7 @@ def cpu_descend(
                 mean=mean,
                 moments=moments,
                 into=array(weights),
+                memory=torchs_memory,
             )
 
             def result() -> tuple[Params, Params]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kshot_models.batched.native.tensors import address_of, addresses, array
+from kshot_models.batched.native.tensors import address_of, addresses, array, torchs_memory
 from kshot_models.native import blocks, columns
 from kshot_models.native.blocks import (
     Keep,
@@ -74,7 +74,7 @@ def forward(
     """Compute the blocks; see native.blocks.forward."""
     images, share, params = images.contiguous(), share.contiguous(), tuple(each.contiguous() for each in params)
     arrays = array(images), array(share), [array(each) for each in params]
-    values, table = blocks.forward(*arrays, sizes, epsilon, scale_only=scale_only)
+    values, table = blocks.forward(*arrays, sizes, epsilon, scale_only=scale_only, memory=torchs_memory)
     return Run(sizes, epsilon, images, share, params, torch.from_numpy(values), table)
 
 

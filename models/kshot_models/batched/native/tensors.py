@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kshot_models.native.jit import Array
+from kshot_models.native.jit import Array, Array1
 
-__all__ = ["address_of", "addresses", "array"]
+__all__ = ["address_of", "addresses", "array", "torchs_memory"]
 
 
 def array(tensor: Tensor) -> Array:
@@ -34,3 +34,8 @@ def address_of(tensor: Tensor) -> int:
 def addresses(tensors: Sequence[Tensor | None]) -> list[int]:
     """Where each is; 0 for None."""
     return [0 if tensor is None else address_of(tensor) for tensor in tensors]
+
+
+def torchs_memory(count: int) -> Array1:
+    """So many numbers of any value: torch's own, which its profiler counts."""
+    return array(torch.empty(count))
