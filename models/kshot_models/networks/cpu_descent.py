@@ -19,12 +19,12 @@ from kshot_models.batched.native.unrolled import descend_and_keep, go_back, spli
 from kshot_models.inner.transformation import Rates
 from kshot_models.native.blocks import Keep, Sizes
 from kshot_models.native.descent import Classes, Descent, Start
-from kshot_models.native.jit import Array
+from kshot_models.native.jit import Array, memory_for
 from kshot_models.networks.block import BlockShape
 from kshot_models.networks.cpu_blocks import in_order, laid_out_images, sizes_of
 from kshot_models.networks.network import Begin, Steps
 from kshot_models.norm import NormPass
-from kshot_models.serving import lasting
+from kshot_models.serving import alone, lasting
 from kshot_models.types import Examples, Params
 
 __all__ = ["cpu_descend"]
@@ -83,7 +83,8 @@ def cpu_descend(
                 mean=mean,
                 moments=moments,
                 into=array(weights),
-                memory=torchs_memory,
+                # numpy asks the system for large pages, torch has its profiler count what training takes.
+                memory=memory_for if alone() else torchs_memory,
             )
 
             def result() -> tuple[Params, Params]:
