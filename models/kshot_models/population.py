@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from kshot_models.manifest import NormMode
 from kshot_models.per_step import fresh_moments, moments_at
-from kshot_models.types import MetaParams, Params
+from kshot_models.tree import under
+from kshot_models.types import MetaParams, Params, TaskParams
 
-__all__ = ["fresh_population", "population_moments"]
+__all__ = ["fresh_population", "population_moments", "query_moments"]
 
 
 def fresh_population(layers: Params, norm: NormMode) -> Params:
@@ -24,3 +25,8 @@ def fresh_population(layers: Params, norm: NormMode) -> Params:
 def population_moments(meta: MetaParams, norm: NormMode) -> Params | None:
     """Moments (channels,) to normalize every image by; None in other modes."""
     return moments_at(meta.stats, 0) if norm == "population" else None
+
+
+def query_moments(meta: MetaParams, task: TaskParams, norm: NormMode) -> Params | None:
+    """Moments (channels,) that a learner without inner steps normalizes queries by; None for those of their batch."""
+    return under("moments.", task) if norm == "support" else population_moments(meta, norm)

@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own spelling
 from kshot_models.classes import mask_absent, present_classes
 from kshot_models.manifest import NormMode
 from kshot_models.networks.network import Network
-from kshot_models.population import fresh_population, population_moments
+from kshot_models.population import fresh_population, population_moments, query_moments
 from kshot_models.tree import prefixed, under
 from kshot_models.types import Examples, Learner, MetaParams, Params, TaskParams
 from kshot_training.errors import EpisodeError
@@ -58,7 +58,7 @@ class NearestNeighbour:
 
     def predict(self, meta: MetaParams, task: TaskParams, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
         """See Learner."""
-        moments = under("moments.", task) if self.norm == "support" else population_moments(meta, self.norm)
+        moments = query_moments(meta, task, self.norm)
         asked, _ = self._embed(meta, inputs, weights, moments)
         cosines = asked @ task["embedded"].mT  # (queries, n)
         by_class = torch.where(task["member"].mT, cosines[:, None, :], -torch.inf).amax(-1)  # (queries, way)

@@ -20,7 +20,7 @@ from kshot_models.classes import mask_absent, masked, present_classes
 from kshot_models.heads.head import Head, linear_logits
 from kshot_models.manifest import NormMode
 from kshot_models.networks.network import Network
-from kshot_models.population import fresh_population, population_moments
+from kshot_models.population import fresh_population, population_moments, query_moments
 from kshot_models.tree import prefixed, under
 from kshot_models.types import Examples, MetaParams, Params, Predictor, TaskParams
 
@@ -62,17 +62,14 @@ class ClosedFormLearner:
         self, meta: MetaParams, task: TaskParams, inputs: Tensor, weights: Tensor | None = None
     ) -> tuple[Tensor, Params]:
         """What `predict` answers, and the moments by which the norms did it (none for norms that keep none)."""
-        moments = self._query_moments(meta, task)
+        moments = query_moments(meta, task, self.norm)
         features, used = self.network.apply(under("body.", meta.init), inputs, weights=weights, moments=moments)
         return mask_absent(linear_logits(features, under("head.", task)), task["present"]), used
 
     def prepare(self, meta: MetaParams, task: TaskParams) -> Predictor | None:
         """See serving.Prepares."""
-        moments = self._query_moments(meta, task)
+        moments = query_moments(meta, task, self.norm)
         if self.network.prepare is None or moments is None:
             return None
         logits = self.network.prepare(under("body.", meta.init), under("head.", task), moments)
         return masked(logits, task["present"])
-
-    def _query_moments(self, meta: MetaParams, task: TaskParams) -> Params | None:
-        return under("moments.", task) if self.norm == "support" else population_moments(meta, self.norm)

@@ -25,7 +25,7 @@ from kshot_models.context.context import Context
 from kshot_models.context.vectors import unit
 from kshot_models.manifest import NormMode
 from kshot_models.networks.network import Network
-from kshot_models.population import fresh_population, population_moments
+from kshot_models.population import fresh_population, population_moments, query_moments
 from kshot_models.tree import prefixed, under
 from kshot_models.types import Examples, MetaParams, Params, TaskParams
 
@@ -68,7 +68,7 @@ class ContextLearner:
         self, meta: MetaParams, task: TaskParams, inputs: Tensor, weights: Tensor | None = None
     ) -> tuple[Tensor, Params]:
         """What `predict` answers, and the moments by which the norms did it (none for norms that keep none)."""
-        moments = under("moments.", task) if self.norm == "support" else population_moments(meta, self.norm)
+        moments = query_moments(meta, task, self.norm)
         features, used = self.network.apply(under("body.", meta.init), inputs, weights=weights, moments=moments)
         logits = self.context.answer(
             under("head.", meta.init), under("context.", task), unit(features - task["centre"])
