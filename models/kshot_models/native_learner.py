@@ -9,11 +9,11 @@ what the learners of the same names compute with torch, up to rounding (learners
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from math import prod
-from typing import Any, NamedTuple
+from math import isfinite, prod
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,10 @@ from kshot_models.native.blocks import Keep, Sizes, forward, moments_in, out_in,
 from kshot_models.native.classifier import Classifier, classify
 from kshot_models.native.denormals import flush_denormals
 from kshot_models.native.descent import Classes, Descent, Start
-from kshot_models.native.jit import Array, Array1, Array2, Array4, entry
+from kshot_models.native.jit import Array, Array1, Array2, Array4, Memory, entry, memory_for
+from kshot_models.pixels import pixel_levels
 
-__all__ = ["NativeLearner", "NativeTask", "load_kernels"]
+__all__ = ["NativeLearner", "NativeTask", "Task", "load_kernels"]
 
 _HEADS = {"shared", "linear", "prototype"}
 _NORMS = {"gradient": {"support"}, "prototype": {"support", "population"}}
@@ -34,6 +35,8 @@ _RULES = {"sgd", "lslr", "meta_sgd"}
 _KINDS = "conv{}.weight", "norm{}.gain", "norm{}.bias"
 
 Pixels = NDArray[np.uint8]
+Task: TypeAlias = tuple[Pixels, NDArray[np.int64], int]
+"""Pixels (n, height, width, channels), targets (n,) below the way, and the way: of which some may have no image."""
 
 
 def load_kernels() -> None:
@@ -57,7 +60,17 @@ class NativeTask(NamedTuple):
 
     def is_finite(self) -> bool:
         """Whether no number is infinite or none."""
-        return all(bool(np.isfinite(each).all()) for each in self.own)
+        with np.errstate(over="ignore", invalid="ignore"):
+            # A sum that is finite has no other terms, and is sooner there.
+            return all(isfinite(each.sum()) or bool(np.isfinite(each).all()) for each in self.own)
+
+
+class _Begun(NamedTuple):
+    """A task whose steps are to be taken."""
+
+    descent: Descent
+    weights: Array1  # memory for where they lead
+    present: Array1
 
 
 class _Shape(NamedTuple):
@@ -119,39 +132,26 @@ class NativeLearner:
             moments = [f"stats/norm{i}.{what}" for i in range(1, count + 1) for what in ("mean", "variance")]
             population = [np.ascontiguousarray(arrays[name][0]) for name in moments]
         start = Start.of(blocks, *_rates(spec, arrays, count)) if spec.type == "gradient" else None
-        return cls(spec, _levels(input_spec), shape, blocks, head, start, population)
+        return cls(spec, pixel_levels(input_spec), shape, blocks, head, start, population)
 
     def adapt(self, pixels: Pixels, targets: NDArray[np.int64], *, way: int) -> NativeTask:
-        """Learn a task.
+        """Learn one task; see Task."""
+        [found] = self.adapt_each([(pixels, targets, way)])
+        return found
+
+    def adapt_each(self, tasks: Iterable[Task], memory: Memory = memory_for) -> list[NativeTask]:
+        """Learn tasks: all are begun, then all steps taken, then all finished; see Descent.
 
         Args:
-            pixels: (n, height, width, channels).
-            targets: (n,) below `way`.
-            way: number of classes, of which some may have no image.
+            tasks: what to learn.
+            memory: where weights that a task keeps shall lie.
         """
-        images = self._inputs(pixels)[None]
-        share = np.full((1, len(targets)), 1 / len(targets), np.float32)
-        present = np.zeros(way, np.float32)
-        present[targets] = 1
         if self.start is None:
-            features, moments = self._embedded(images, share)
-            head = self._prototypes(features, targets, present)
-            own = [*head, *([] if self.population else moments)]
-            return NativeTask(self._classifier(self.blocks, moments, head), present, own)
-        descent = Descent(
-            images,
-            share,
-            self.start,
-            self._head_start(images, share, targets, present),
-            Classes(np.ascontiguousarray(targets), share[0], present),
-            self.shape.sizes(images, Keep.ALL),
-            self.shape.epsilon,
-            mean=self.shape.mean,
-            moments=True,
-        )
-        descent.run()
-        (*blocks, weight, bias), moments = descent.result()
-        return NativeTask(self._classifier(blocks, moments, (weight, bias)), present, [*blocks, weight, bias, *moments])
+            return [self._nearest(*task) for task in tasks]
+        begun = [self._begun(self.start, *task, memory) for task in tasks]
+        for one in begun:
+            one.descent.run()
+        return [self._finished(one) for one in begun]
 
     def predict(self, tasks: Sequence[NativeTask], pixels: Pixels, counts: Sequence[int]) -> list[Array2]:
         """Logits (count, way) of each task, in one call: the first has the first counts[0] images, and so on."""
@@ -173,6 +173,44 @@ class NativeLearner:
             return once, once
         starts = 2 if self.spec.head.type == "prototype" else 1  # the moments at the end, and what the head starts from
         return self.spec.steps * (3 * once - each[0]) + starts * once, once
+
+    def _nearest(self, pixels: Pixels, targets: NDArray[np.int64], way: int) -> NativeTask:
+        """A task that takes no steps."""
+        images, share, present = self._examples(pixels, targets, way)
+        features, moments = self._embedded(images, share)
+        head = self._prototypes(features, targets, present)
+        own = [*head, *([] if self.population else moments)]
+        return NativeTask(self._classifier(self.blocks, moments, head), present, own)
+
+    def _begun(self, start: Start, pixels: Pixels, targets: NDArray[np.int64], way: int, memory: Memory) -> _Begun:
+        images, share, present = self._examples(pixels, targets, way)
+        head = self._head_start(images, share, targets, present)
+        weights = memory(sum(each.size for each in (*start.blocks, *head)))
+        descent = Descent(
+            images,
+            share,
+            start,
+            head,
+            Classes(np.ascontiguousarray(targets), share[0], present),
+            self.shape.sizes(images, Keep.ALL),
+            self.shape.epsilon,
+            mean=self.shape.mean,
+            moments=True,
+            into=weights,
+        )
+        return _Begun(descent, weights, present)
+
+    def _finished(self, begun: _Begun) -> NativeTask:
+        (*blocks, weight, bias), moments = begun.descent.result()
+        classifier = self._classifier(blocks, moments, (weight, bias))
+        return NativeTask(classifier, begun.present, [begun.weights, *moments])
+
+    def _examples(self, pixels: Pixels, targets: NDArray[np.int64], way: int) -> tuple[Array, Array2, Array1]:
+        """Images (1, n, height, width, channels), shares (1, n) in moments and loss, and which classes there are."""
+        present = np.zeros(way, np.float32)
+        present[targets] = 1
+        share = np.full((1, len(targets)), 1 / len(targets), np.float32)
+        return self._inputs(pixels)[None], share, present
 
     def _inputs(self, pixels: Pixels) -> Array4:
         gray = len(self.levels) == 1
@@ -269,10 +307,3 @@ def _rates(
 def _laid_out(values: Array) -> Array:
     """Filters (outside, inside, 3, 3) as (outside, 3, 3, inside); others as they are."""
     return np.ascontiguousarray(values.transpose(0, 2, 3, 1) if values.ndim == 4 else values, np.float32)
-
-
-def _levels(spec: InputSpec) -> Array2:
-    """(channels, 256): see load.normalise."""
-    values = np.arange(256, dtype=np.float32) / np.float32(255)
-    mean, std = (np.array(each, np.float32)[:, None] for each in (spec.mean, spec.std))
-    return (values - mean) / std

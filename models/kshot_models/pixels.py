@@ -18,7 +18,7 @@ from PIL import Image
 
 from kshot_models.manifest import InputSpec
 
-__all__ = ["orientation", "resize_pixels", "to_pixels"]
+__all__ = ["orientation", "pixel_levels", "resize_pixels", "to_pixels"]
 
 _FILTERS = {
     "box": Image.Resampling.BOX,
@@ -82,6 +82,17 @@ def resize_pixels(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint
     for i, one in enumerate(pixels):
         out[i] = to_pixels(Image.fromarray(one[..., 0] if one.shape[-1] == 1 else one), spec)
     return out
+
+
+def pixel_levels(spec: InputSpec) -> NDArray[np.float32]:
+    """What each value of a pixel becomes for a network, (channels, 256): (value / 255 - mean) / std.
+
+    A table is sooner asked than arithmetic done; `load.normalise` does it for tensors.
+    """
+    values = np.arange(256, dtype=np.float32) / np.float32(255)
+    mean, std = (np.array(each, np.float32)[:, None] for each in (spec.mean, spec.std))
+    levels: NDArray[np.float32] = (values - mean) / std
+    return levels
 
 
 def orientation(exif: bytes | None) -> int:

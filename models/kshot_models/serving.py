@@ -15,33 +15,28 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from kshot_models.types import Examples, Learner, MetaParams, Params, Predictor, TaskParams
+from kshot_models.types import Learner, MetaParams, Params, Predictor, TaskParams
 
 __all__ = [
-    "Adapter",
-    "Binds",
     "Joins",
     "Prepares",
     "alone",
     "being_transformed",
-    "bound",
     "computed_by_torch",
     "differentiated_once",
     "inner_gradient",
     "kept_briefly",
-    "lasting",
     "nobody_differentiates",
     "only_mapped",
     "plain_autograd",
     "predict_each",
     "prepared",
-    "results_in",
     "serving",
     "transformable",
 ]
@@ -51,7 +46,6 @@ class _State(threading.local):
     serving = False
     plain = False
     briefly = False
-    memory: Callable[[int], Tensor] | None = None
 
 
 _state = _State()
@@ -93,23 +87,6 @@ def kept_briefly() -> bool:
     return _state.briefly
 
 
-@contextmanager
-def results_in(memory: Callable[[int], Tensor]) -> Iterator[None]:
-    """What this thread computes within to last longer than the computation may lie in memory of the caller's, which
-    then need not copy it from among what does not last.
-
-    Args:
-        memory: gives so many bytes, uint8.
-    """
-    with _set("memory", value=memory):
-        yield
-
-
-def lasting(count: int) -> Tensor:
-    """Single-precision numbers (count,) of no value yet, for a result: in the caller's memory, within `results_in`."""
-    return torch.empty(count) if _state.memory is None else _state.memory(4 * count).view(torch.float32)
-
-
 def being_transformed() -> bool:
     """Whether a transform of torch.func is at work on what this thread computes."""
     active: bool = torch._C._are_functorch_transforms_active()  # noqa: SLF001 - torch has no other name for it
@@ -122,28 +99,6 @@ def only_mapped() -> bool:
         return True
     levels = torch._C._functorch.get_interpreter_stack() or []  # noqa: SLF001 - torch has no other name for it
     return all(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)  # noqa: SLF001 - likewise
-
-
-Adapter: TypeAlias = Callable[[Sequence[tuple[Examples, int]]], list[TaskParams]]
-"""Support sets and their ways -> what each adaptation comes to, for one model."""
-
-
-@runtime_checkable
-class Binds(Protocol):
-    """A learner that can get ready for the support sets of one model."""
-
-    def bind(self, meta: MetaParams) -> Adapter | None:
-        """`adapt` for these meta-parameters, with all done that support sets do not change; None if nothing can be.
-
-        What it returns computes while serving, and refers to the parameters' memory. It is also made while serving.
-        """
-        ...
-
-
-def bound(learner: Learner, meta: MetaParams) -> Adapter:
-    """`learner.adapt` for one model, for whoever asks more than once, within `serving`."""
-    ready = learner.bind(meta) if isinstance(learner, Binds) else None
-    return ready or (lambda tasks: [learner.adapt(meta, support, way=way) for support, way in tasks])
 
 
 @runtime_checkable
@@ -232,7 +187,7 @@ def transformable(objective: Callable[[Params], Tensor]) -> Callable[[Params], T
 
 
 @contextmanager
-def _set(promise: str, *, value: object) -> Iterator[None]:
+def _set(promise: str, *, value: bool) -> Iterator[None]:
     before = getattr(_state, promise)
     setattr(_state, promise, value)
     try:

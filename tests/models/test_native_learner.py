@@ -117,5 +117,44 @@ def test_what_kernels_do_not_compute_is_left_to_others(change: dict[str, Any]) -
     assert NativeLearner.of(spec, INPUT, {}) is None
 
 
+@pytest.mark.parametrize(("spec", "norm"), COVERED)
+def test_learning_several_tasks_is_learning_each(spec: dict[str, Any], norm: str) -> None:
+    full, _, meta = made(spec, norm, NETWORKS["max_pool"])
+    native = NativeLearner.of(full, INPUT, arrays_of(meta))
+    assert native is not None
+    tasks = [(drawn(len(targets), len(targets)), np.array(targets), 4) for targets in ([0, 1, 2, 3], [2, 0, 1, 3, 0])]
+    given: list[Any] = []
+
+    def memory(count: int) -> Any:
+        given.append(np.full(count, np.nan, np.float32))
+        return given[-1]
+
+    together = native.adapt_each(tasks, memory)
+    queries = drawn(3, 9)
+    for one, (pixels, targets, way) in zip(together, tasks, strict=True):
+        alone = native.adapt(pixels, targets, way=way)
+        np.testing.assert_array_equal(*(native.predict([task], queries, [3])[0] for task in (one, alone)))
+    # What steps lead to lies in the memory that was given.
+    held = [each for one in together for each in one.own if any(each is memory for memory in given)]
+    assert len(held) == len(given) == (len(tasks) if full.type == "gradient" else 0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_one_number_that_is_not_finite_is_found_wherever_it_is(bad: float) -> None:
+    full, _, meta = made(LEARNERS["shared-sgd"], "support", NETWORKS["max_pool"])
+    native = NativeLearner.of(full, INPUT, arrays_of(meta))
+    assert native is not None
+    task = native.adapt(drawn(4, 0), np.arange(4), way=4)
+    weights = task.own[0]
+    for place in (0, 7, len(weights) - 1):
+        before, weights[place] = weights[place], bad
+        assert not task.is_finite()
+        weights[place] = before
+    weights[:] = 3e38  # their sum is not finite
+    assert task.is_finite()
+    weights[:2] = bad, -bad
+    assert not task.is_finite()
+
+
 def test_there_is_no_torch_behind_it() -> None:
     run_without_torch("import kshot_models.native_learner, kshot_models.native.denormals, kshot_models.native.__main__")

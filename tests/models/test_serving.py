@@ -22,7 +22,6 @@ from kshot_models.native import classifier
 from kshot_models.native.descent import Descent
 from kshot_models.networks import cpu_descent
 from kshot_models.serving import (
-    bound,
     inner_gradient,
     plain_autograd,
     predict_each,
@@ -122,20 +121,6 @@ def test_many_tasks_are_answered_in_one_call_as_each_alone(
             expected = learner.predict(meta, task, part).softmax(-1)
             torch.testing.assert_close(found.softmax(-1), expected, rtol=0, atol=1e-5)
             torch.testing.assert_close(alone.softmax(-1), expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("precision", [torch.float64, torch.float32])
-@pytest.mark.parametrize("name", LEARNERS)
-def test_adapting_to_several_tasks_is_adapting_to_each(
-    name: str, precision: torch.dtype, make_examples: Callable[..., Examples]
-) -> None:
-    learner, meta = make_learner(name)
-    meta = meta_map(lambda values: values.to(precision), meta)
-    tasks = [(make_examples(way=way, seed=way, dtype=precision), way) for way in (3, 2, 3)]
-    with serving():
-        together = bound(learner, meta)(tasks)
-        alone = [learner.adapt(meta, support, way=way) for support, way in tasks]
-    torch.testing.assert_close(together, alone, rtol=0, atol=0)
 
 
 SHORT = [

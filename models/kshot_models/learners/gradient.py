@@ -13,12 +13,11 @@ step that was taken last are among the task parameters, so that `predict` need n
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from itertools import repeat
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,10 +29,9 @@ from kshot_models.inner.transformation import InnerOptimizer, State
 from kshot_models.losses import Loss, weighted_cross_entropy
 from kshot_models.manifest import NormMode
 from kshot_models.networks.identity import identity
-from kshot_models.networks.network import Begin, Network
+from kshot_models.networks.network import Network
 from kshot_models.per_step import fresh_moments, gains_at, is_norm, moments_at, query_row, with_rows
 from kshot_models.serving import (
-    Adapter,
     differentiated_once,
     inner_gradient,
     nobody_differentiates,
@@ -78,33 +76,13 @@ class GradientLearner:
     def adapt(self, meta: MetaParams, support: Examples, *, way: int) -> TaskParams:
         """See Learner."""
         if self._embeds_once(meta):
-            [task] = deque(self._on_features(meta, support, way), maxlen=1)
+            [only] = deque(self._on_features(meta, support, way), maxlen=1)
+            return only
+        if (task := self._at_once(meta, support, way)) is not None:
             return task
-        begin = self._at_once(meta)
-        if begin is not None and (begun := begin(support, way)) is not None:
-            begun.run()
-            return begun.result()
         # A deque of one: where no graph holds them, the weights of earlier steps are freed as it goes.
         [(last, _)] = deque(self.descend(meta, support, repeat(support, self.steps), way=way), maxlen=1)
         return self.task_params(meta, last, support, way=way)
-
-    def bind(self, meta: MetaParams) -> Adapter | None:
-        """See serving.Binds. All adaptations are begun, then all steps taken, then all finished."""
-        begin = None if self._embeds_once(meta) else self._at_once(meta)
-        if begin is None:
-            return None
-
-        def adapter(tasks: Sequence[tuple[Examples, int]]) -> list[TaskParams]:
-            begun = [begin(support, way) for support, way in tasks]
-            for one in begun:
-                if one is not None:
-                    one.run()
-            return [
-                self.adapt(meta, support, way=way) if one is None else one.result()
-                for one, (support, way) in zip(begun, tasks, strict=True)
-            ]
-
-        return adapter
 
     def trajectory(self, meta: MetaParams, support: Examples, *, way: int) -> Iterator[TaskParams]:
         """See Learner."""
@@ -231,20 +209,16 @@ class GradientLearner:
 
     def start(self, meta: MetaParams, support: Examples, way: int) -> tuple[Params, Params]:
         """Fast weights before the first step (a head that does not adapt is among them), and the weights that stay."""
-        body, head = under("body.", meta.init), under("head.", meta.init)
-        head = prefixed("head.", self._head_start(body, head, support, way))
-        named = prefixed("body.", body)
-        fast = {name: p for name, p in named.items() if self.adapts(name)} | head
-        return fast, {name: p for name, p in {**named, **head}.items() if not self.adapts(name)}
-
-    def _head_start(self, body: Params, head: Params, support: Examples, way: int) -> Params:
-        """The head before the first step, of what was learned of it."""
+        body = under("body.", meta.init)
 
         def embed() -> Tensor:
             first = gains_at(body, 0) if self.per_step_gains else body
             return self.network.apply(first, support.inputs, weights=support.weights, moments=None)[0]
 
-        return self.head.start(head, embed, support, way)
+        head = prefixed("head.", self.head.start(under("head.", meta.init), embed, support, way))
+        named = prefixed("body.", body)
+        fast = {name: p for name, p in named.items() if self.adapts(name)} | head
+        return fast, {name: p for name, p in {**named, **head}.items() if not self.adapts(name)}
 
     def support_loss(self, changing: Params, fixed: Params, examples: Examples, present: Tensor) -> Tensor:
         """What an inner step descends on.
@@ -280,8 +254,8 @@ class GradientLearner:
         for taken, (fast, _) in enumerate(alike.descend(of_head, seen, repeat(batch, self.steps), way=way)):
             yield self.task_params(meta, fast, support, way=way, taken=taken, moments=moments)
 
-    def _at_once(self, meta: MetaParams) -> Callable[[Examples, int], _Begun | None] | None:
-        """What begins an adaptation all of whose steps are taken in one go; None where they have to be taken singly."""
+    def _at_once(self, meta: MetaParams, support: Examples, way: int) -> TaskParams | None:
+        """`adapt` with all steps in one go; None where they have to be taken one by one."""
         rates = self.inner.rates
         plain = self.loss is weighted_cross_entropy and not self.per_step_gains
         once = differentiated_once()
@@ -289,32 +263,25 @@ class GradientLearner:
         constant = nobody_differentiates(first_order=self.first_order) and not meta.inner
         if self.network.descend is None or rates is None or not (plain and (once or constant)):
             return None
-        body, learned = under("body.", meta.init), under("head.", meta.init)
-        begin = self.network.descend(
-            body if once else tree_map(Tensor.detach, body),
+        fast, fixed = self.start(meta, support, way)
+        present = present_classes(support, way)
+        began = {**fixed, **fast}
+        weights = began if once else tree_map(Tensor.detach, began)
+        found = self.network.descend(
+            under("body.", weights),
+            under("head.", weights),
+            support,
+            present,
             lambda name: rates(meta.inner, name, self.steps) if self.adapts(name) else None,
             moments=once and self.norm == "support",
             first_order=self.first_order,
         )
-        return None if begin is None else partial(self._begun, meta, body, learned, begin, once=once)
-
-    def _begun(  # what `_at_once` knows, and the task
-        self, meta: MetaParams, body: Params, learned: Params, begin: Begin, support: Examples, way: int, *, once: bool
-    ) -> _Begun | None:
-        head, present = self._head_start(body, learned, support, way), present_classes(support, way)
-        steps = begin(head if once else tree_map(Tensor.detach, head), support, present)
-        if steps is None:
+        if found is None:
             return None
-
-        def result() -> TaskParams:
-            changed, moments = steps.result()
-            if not once:  # the gradient with respect to where it began is the identity
-                began = {**prefixed("body.", body), **prefixed("head.", head)}
-                changed = {name: began[name] + (end - began[name].detach()) for name, end in changed.items()}
-            fast = changed | {name: p for name, p in prefixed("head.", head).items() if name not in changed}
-            return self.task_params(meta, fast, support, way=way, moments=moments or None, present=present)
-
-        return _Begun(steps.run, result)
+        changed, moments = found
+        if not once:  # the gradient with respect to where it began is the identity
+            changed = {name: began[name] + (end - weights[name]) for name, end in changed.items()}
+        return self.task_params(meta, fast | changed, support, way=way, moments=moments or None, present=present)
 
     def _pulled_back(
         self, changing: Params, fixed: Params, examples: Examples, present: Tensor
@@ -353,13 +320,6 @@ class GradientLearner:
 
     def _body(self, meta: MetaParams, fast: Params) -> Params:
         return {**under("body.", meta.init), **under("body.", fast)}
-
-
-class _Begun(NamedTuple):
-    """An adaptation whose inner steps are yet to be taken."""
-
-    run: Callable[[], None]
-    result: Callable[[], TaskParams]
 
 
 @lru_cache(maxsize=1024)

@@ -22,10 +22,10 @@ from kshot_models.networks.batched_blocks import batched_blocks
 from kshot_models.networks.block import BlockShape
 from kshot_models.networks.cpu_blocks import cpu_blocks, cpu_classifier, cpu_pullback
 from kshot_models.networks.cpu_descent import cpu_descend
-from kshot_models.networks.network import Begin, Descend, Network, Prepare, Pull, Pullback
+from kshot_models.networks.network import Descend, Network, Prepare, Pull, Pullback
 from kshot_models.norm import NormPass
 from kshot_models.serving import being_transformed
-from kshot_models.types import Params, Predictor
+from kshot_models.types import Examples, Params, Predictor
 
 __all__ = ["conv4"]
 
@@ -96,12 +96,20 @@ def _without_autograd(
         return features.mean((2, 3)) if mean else features.flatten(1), pull
 
     def descend(
-        params: Params, rates: Callable[[str], Rates | None], *, moments: bool, first_order: bool
-    ) -> Begin | None:
-        if _blocks(params["conv1.weight"], passed(None, None)) is not cpu_blocks:
+        params: Params,
+        head: Params,
+        support: Examples,
+        present: Tensor,
+        rates: Callable[[str], Rates | None],
+        *,
+        moments: bool,
+        first_order: bool,
+    ) -> tuple[Params, Params] | None:
+        norms = passed(support.weights, None)
+        if _blocks(support.inputs, norms) is not cpu_blocks or support.inputs.requires_grad:
             return None
         wanted = {"mean": mean, "moments": moments, "first_order": first_order}
-        return cpu_descend(params, rates, passed, count, shape, **wanted)
+        return cpu_descend(params, head, support, present, rates, norms, count, shape, **wanted)
 
     def prepare(params: Params, head: Params, moments: Params) -> Predictor | None:
         norms = passed(None, moments)

@@ -6,7 +6,6 @@ kernels costs time. Where moments are given, as they are for queries, there is a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from kshot_models.norm import NormPass
 from kshot_models.serving import kept_briefly
 from kshot_models.types import Params
 
-__all__ = ["cpu_blocks", "cpu_classifier", "cpu_pullback", "in_order", "laid_out_images", "sizes_of"]
+__all__ = ["cpu_blocks", "cpu_classifier", "cpu_pullback", "laid_out"]
 
 
 def cpu_blocks(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> Tensor:
@@ -41,7 +40,7 @@ def cpu_blocks(params: Params, inputs: Tensor, norms: NormPass, count: int, shap
             shift = torch.addcmul(params[f"{name}.bias"], mean, factor, value=-1)
             params |= {f"{name}.gain": factor, f"{name}.bias": shift}
             norms.record(name, mean, variance)
-    images, share, flat, sizes = _laid_out(params, inputs, norms, count, shape)
+    images, share, flat, sizes = laid_out(params, inputs, norms, count, shape)
     if not torch.is_grad_enabled():
         sizes = sizes._replace(keep=Keep.NOTHING)
         run = blocks.forward(images, share, flat, sizes, shape.epsilon, scale_only=norms.given is not None)
@@ -61,7 +60,7 @@ def cpu_classifier(
     params: Params, head: Params, norms: NormPass, count: int, shape: BlockShape, *, mean: bool
 ) -> Classifier:
     """Blocks and head for images by given moments, which may be asked any number of times."""
-    flat = in_order(params, count)
+    flat = _in_order(params, count)
     with_moments = list[Tensor]()
     for i in range(count):
         moments = norms.moments(f"norm{i + 1}")
@@ -80,7 +79,7 @@ def cpu_classifier(
 
 def cpu_pullback(params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape) -> tuple[Tensor, Pull]:
     """Run the blocks by moments of their own; features (n, outside, height', width'), and the way back from there."""
-    images, share, flat, sizes = _laid_out(params, inputs, norms, count, shape)
+    images, share, flat, sizes = laid_out(params, inputs, norms, count, shape)
     run = blocks.forward(images, share, flat, sizes._replace(keep=Keep.ALL), shape.epsilon)
 
     def pull(grad: Tensor) -> Params:
@@ -97,7 +96,7 @@ def cpu_pullback(params: Params, inputs: Tensor, norms: NormPass, count: int, sh
     return run.out(count - 1)[0].movedim(-1, 1), pull
 
 
-def in_order(params: Params, count: int) -> list[Tensor]:
+def _in_order(params: Params, count: int) -> list[Tensor]:
     """Filters (outside, 3, 3, inside), gain, bias, filters, ..."""
     flat = list[Tensor]()
     for i in range(1, count + 1):
@@ -105,25 +104,14 @@ def in_order(params: Params, count: int) -> list[Tensor]:
     return flat
 
 
-def _laid_out(
+def laid_out(
     params: Params, inputs: Tensor, norms: NormPass, count: int, shape: BlockShape
 ) -> tuple[Tensor, Tensor, list[Tensor], Sizes]:
     """Images (1, n, height, width, channels), shares (1, n), and filters, gain, bias, filters, ... of one task."""
-    flat = in_order(params, count)
-    return *laid_out_images(inputs, norms), flat, sizes_of(inputs, flat, shape)
-
-
-def laid_out_images(inputs: Tensor, norms: NormPass) -> tuple[Tensor, Tensor]:
-    """Images (1, n, height, width, channels) and shares (1, n) of one task."""
-    return inputs.movedim(1, -1)[None], norms.share(inputs)[None]
-
-
-def sizes_of(inputs: Tensor, flat: Sequence[Tensor], shape: BlockShape) -> Sizes:
-    """Of blocks of these parameters on these inputs."""
-    n, channels, height, width = inputs.shape
+    images, share, flat = inputs.movedim(1, -1)[None], norms.share(inputs)[None], _in_order(params, count)
     outside = tuple(len(filters) for filters in flat[::3])
     kept = Keep.ALL if kept_briefly() else Keep.LITTLE
-    return Sizes((n, height, width, channels), outside, shape.stride, shape.pool, kept)
+    return images, share, flat, Sizes(images.shape[1:], outside, shape.stride, shape.pool, kept)
 
 
 class _Blocks(torch.autograd.Function):

@@ -21,99 +21,71 @@ from kshot_models.native.blocks import Keep, Sizes
 from kshot_models.native.descent import Classes, Descent, Start
 from kshot_models.native.jit import Array, memory_for
 from kshot_models.networks.block import BlockShape
-from kshot_models.networks.cpu_blocks import in_order, laid_out_images, sizes_of
-from kshot_models.networks.network import Begin, Steps
+from kshot_models.networks.cpu_blocks import laid_out
 from kshot_models.norm import NormPass
-from kshot_models.serving import alone, lasting
+from kshot_models.serving import alone
 from kshot_models.types import Examples, Params
 
 __all__ = ["cpu_descend"]
 
 
-def cpu_descend(
+def cpu_descend(  # noqa: PLR0913 - what a Descent takes, and what Conv4 knows
     params: Params,
+    head: Params,
+    support: Examples,
+    present: Tensor,
     rates: Callable[[str], Rates | None],
-    passed: Callable[[Tensor | None, Params | None], NormPass],
+    norms: NormPass,
     count: int,
     shape: BlockShape,
     *,
     mean: bool,
     moments: bool,
     first_order: bool,
-) -> Begin:
-    """Do what is the same for all tasks; see network.Descend. `passed` makes the norms of example weights, moments."""
+) -> tuple[Params, Params]:
+    """Take the steps; see network.Descend."""
     names, layers = _names(count)
     given = [rates(name) for name in names]
     for number in range(0, 3 * count, 3):  # laid out as the filters are
         rate = given[number]
         if rate is not None and rate.by_weight is not None:
             given[number] = rate._replace(by_weight=rate.by_weight.permute(0, 2, 3, 1))
-    flat, filters = in_order(params, count), names[: 3 * count : 3]
+    images, share, flat, sizes = laid_out(params, support.inputs, norms, count, shape)
+    weights = [*flat, head["weight"], head["bias"]]
     by_step = [None if rate is None else rate.by_step for rate in given]
     by_weight = [None if rate is None else rate.by_weight for rate in given]
-    start = Start.of([array(each) for each in flat], _arrays(by_step), _arrays(by_weight))
-
-    def named(found: Sequence[Tensor], used: Sequence[Tensor]) -> tuple[Params, Params]:
-        changed: Params = {}
-        for name, each, rate in zip(names, found, given, strict=True):
-            if rate is not None:
-                changed[name] = each.permute(0, 3, 1, 2) if name in filters else each
-        return changed, dict(zip(layers, used, strict=True)) if moments else {}
-
-    def begin(head: Params, support: Examples, present: Tensor) -> Steps | None:
-        if support.inputs.requires_grad:
-            return None
-        images, share = laid_out_images(support.inputs, passed(support.weights, None))
-        sizes = sizes_of(support.inputs, flat, shape)
-        of_head = head["weight"], head["bias"]
-        # As the examples count in moments, so they do in the loss.
-        classes = Classes(support.targets.contiguous().numpy(), array(share[0]), array(present))
-        if not _is_differentiated([*flat, *of_head], given):
-            kept = sizes._replace(keep=Keep.ALL)
-            like = [*flat, *of_head]
-            weights = lasting(sum(each.numel() for each in like))
-            descent = Descent(
-                array(images),
-                array(share),
-                start,
-                (array(head["weight"]), array(head["bias"])),
-                classes,
-                kept,
-                shape.epsilon,
-                mean=mean,
-                moments=moments,
-                into=array(weights),
-                # numpy asks the system for large pages, torch has its profiler count what training takes.
-                memory=memory_for if alone() else torchs_memory,
-            )
-
-            def result() -> tuple[Params, Params]:
-                return named(split_like(weights, like), [torch.from_numpy(each) for each in descent.result().moments])
-
-            return Steps(descent.run, result)
+    # As the examples count in moments, so they do in the loss.
+    classes = Classes(support.targets.contiguous().numpy(), array(share[0]), array(present))
+    if _is_differentiated(weights, given):
         setting = _Setting(images, share, classes, shape.epsilon, mean, moments, first_order)
-        return _differentiable(setting, sizes, [*flat, *of_head], by_step, by_weight, named)
-
-    return begin
-
-
-def _differentiable(
-    setting: _Setting,
-    sizes: Sizes,
-    weights: Sequence[Tensor],
-    by_step: Sequence[Tensor | None],
-    by_weight: Sequence[Tensor | None],
-    named: Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[Params, Params]],
-) -> Steps:
-    factors = [
-        None if factor is None else factor.expand(like.shape) for factor, like in zip(by_weight, weights, strict=True)
-    ]
-    ends: list[Tensor] = []
-
-    def run() -> None:
-        ends.extend(_Descent.apply(setting, sizes, *weights, *by_step, *factors))  # type: ignore[no-untyped-call]
-
-    return Steps(run, lambda: named(ends[: len(weights)], ends[len(weights) :]))
+        factors = [
+            None if each is None else each.expand(like.shape) for each, like in zip(by_weight, weights, strict=True)
+        ]
+        ends = _Descent.apply(setting, sizes, *weights, *by_step, *factors)  # type: ignore[no-untyped-call]
+        found, used = ends[: len(weights)], ends[len(weights) :]
+    else:
+        into = torch.empty(sum(each.numel() for each in weights))
+        descent = Descent(
+            array(images),
+            array(share),
+            Start.of([array(each) for each in flat], _arrays(by_step), _arrays(by_weight)),
+            (array(head["weight"]), array(head["bias"])),
+            classes,
+            sizes._replace(keep=Keep.ALL),
+            shape.epsilon,
+            mean=mean,
+            moments=moments,
+            into=array(into),
+            # numpy asks the system for large pages, torch has its profiler count what training takes.
+            memory=memory_for if alone() else torchs_memory,
+        )
+        descent.run()
+        found, used = split_like(into, weights), [torch.from_numpy(each) for each in descent.result().moments]
+    changed: Params = {}
+    for name, each, rate in zip(names, found, given, strict=True):
+        if rate is not None:
+            changed[name] = each.permute(0, 3, 1, 2) if name in names[: 3 * count : 3] else each
+    return changed, dict(zip(layers, used, strict=True)) if moments else {}
 
 
 @lru_cache(maxsize=16)

@@ -11,7 +11,7 @@ from torch import Tensor
 from kshot_models.inner.transformation import Rates
 from kshot_models.types import Examples, Params, Predictor
 
-__all__ = ["Apply", "Begin", "Descend", "Network", "Prepare", "Pull", "Pullback", "Steps"]
+__all__ = ["Apply", "Descend", "Network", "Prepare", "Pull", "Pullback"]
 
 
 class Apply(Protocol):
@@ -50,46 +50,33 @@ class Pullback(Protocol):
         ...
 
 
-class Steps(NamedTuple):
-    """Inner steps that are ready to be taken."""
-
-    run: Callable[[], None]  # takes them; once
-    result: Callable[[], tuple[Params, Params]]  # the weights that changed, by their names, and the moments, if wanted
-
-
-class Begin(Protocol):
-    """Inner steps of one model on a task."""
-
-    def __call__(self, head: Params, support: Examples, present: Tensor) -> Steps | None:
-        """Get ready for the steps; where gradients are enabled, plain autograd may differentiate them, once.
-
-        Args:
-            head: weight (way, features) and bias (way,) to start from.
-            support: the examples, which all steps see.
-            present: (way,) 1 for the classes that have examples.
-
-        Returns:
-            the steps; None where this cannot be done.
-        """
-        ...
-
-
 class Descend(Protocol):
     """Inner steps of gradient descent on a network and a linear head under cross-entropy, in one go."""
 
     def __call__(
-        self, params: Params, rates: Callable[[str], Rates | None], *, moments: bool, first_order: bool
-    ) -> Begin | None:
-        """Do what is the same for all tasks.
+        self,
+        params: Params,
+        head: Params,
+        support: Examples,
+        present: Tensor,
+        rates: Callable[[str], Rates | None],
+        *,
+        moments: bool,
+        first_order: bool,
+    ) -> tuple[Params, Params] | None:
+        """Take the steps; where gradients are enabled, plain autograd may differentiate them, once.
 
         Args:
-            params: of the network.
+            params: of the network, to start from.
+            head: weight (way, features) and bias (way,) to start from.
+            support: the examples, which all steps see.
+            present: (way,) 1 for the classes that have examples.
             rates: of `body.NAME` and `head.NAME`; None for what stays as it is.
             moments: whether those of the support set under the new weights are wanted.
             first_order: whether the gradients of the steps count as constants.
 
         Returns:
-            what begins them on a task; None where this cannot be done.
+            the weights that changed, by their names, and the moments, if wanted; None where this cannot be done.
         """
         ...
 

@@ -6,11 +6,13 @@ import gc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from kshot_server.engine.executors.own_memory import OwnMemory
+from kshot_server.engine.executors.held import held
+from kshot_server.engine.executors.own_memory import own_numbers
 
 
 def mapped_addresses() -> list[tuple[int, int]]:
@@ -28,7 +30,7 @@ def test_a_copy_has_the_values_shapes_and_formats_in_one_piece(width: int) -> No
         "moments.mean": torch.randn(2 * width)[::2],
         "present": torch.ones(5, dtype=torch.float64),
     }
-    copy, (memory,) = OwnMemory().hold(task)
+    copy, memory = held(task)
     assert copy.keys() == task.keys()
     for name, values in task.items():
         assert torch.equal(copy[name], values)
@@ -41,27 +43,12 @@ def test_a_copy_has_the_values_shapes_and_formats_in_one_piece(width: int) -> No
     assert task["present"][0] == 1
 
 
-def test_what_was_computed_there_is_not_copied() -> None:
-    memory = OwnMemory()
-    piece = memory.take(4 * 70_000)
-    computed = piece.view(torch.float32).fill_(3)
-    elsewhere = torch.randn(9)
-    task = {"a": computed[:60_000].view(300, 200), "b": elsewhere, "c": computed[60_000:]}
-    values, pieces = memory.hold(task)
-    assert list(values) == ["a", "b", "c"]
-    assert all(torch.equal(values[name], tensor) for name, tensor in task.items())
-    assert values["a"].data_ptr() == piece.data_ptr()
-    assert values["c"].data_ptr() == piece.data_ptr() + 4 * 60_000
-    assert values["b"].data_ptr() != elsewhere.data_ptr()
-    assert [each.nbytes for each in pieces] == [4 * 70_000, 64]
-
-
 def weights() -> Tensor:
     return torch.randn(64, 64, 3, 3)
 
 
 def test_large_weights_have_pages_of_their_own() -> None:
-    copy, (memory,) = OwnMemory().hold({"weight": weights()})
+    copy, memory = held({"weight": weights()})
     start = copy["weight"].data_ptr()
     assert start % 4096 == 0
     assert any(first <= start and start + memory.nbytes <= last for first, last in mapped_addresses())
@@ -71,23 +58,23 @@ def test_large_weights_have_pages_of_their_own() -> None:
 
 def test_between_tensors_there_are_zeros_whatever_was_there_before() -> None:
     for value in (torch.nan, 1.0):
-        copy, (memory,) = OwnMemory().hold({"weight": torch.full((100, 333), value), "bias": torch.full((3,), value)})
+        copy, memory = held({"weight": torch.full((100, 333), value), "bias": torch.full((3,), value)})
         assert memory.view(torch.float32).isfinite().all().item() == (value == 1.0)
         start = copy["weight"].data_ptr()
         del copy, memory
-    assert OwnMemory().hold({"weight": torch.ones(100, 333), "bias": torch.ones(3)})[0]["weight"].data_ptr() == start
+    assert held({"weight": torch.ones(100, 333), "bias": torch.ones(3)})[0]["weight"].data_ptr() == start
 
 
 def test_a_place_is_used_again_only_when_the_last_view_has_gone() -> None:
-    first, _ = OwnMemory().hold({"weight": weights()})
+    first, _ = held({"weight": weights()})
     view = first.pop("weight")[1:3]
     kept = view.clone()
-    others = [OwnMemory().hold({"weight": weights()})[0]["weight"] for _ in range(100)]
+    others = [held({"weight": weights()})[0]["weight"] for _ in range(100)]
     starts = [other.data_ptr() for other in others]
     assert len({*starts, view.data_ptr() - view[0].nbytes}) == 101
     assert torch.equal(view, kept)
     del others
-    again = [OwnMemory().hold({"weight": weights()})[0]["weight"].data_ptr() for _ in range(2)]
+    again = [held({"weight": weights()})[0]["weight"].data_ptr() for _ in range(2)]
     assert again[0] == again[1]  # each was gone before the next came
     assert again[0] in starts
 
@@ -98,7 +85,7 @@ def test_slabs_go_back_to_the_system() -> None:
         return sum(last - first for first, last in mapped_addresses())
 
     before = mapped()
-    many = [OwnMemory().hold({"weight": torch.zeros(111, 999)}) for _ in range(100)]
+    many = [held({"weight": torch.zeros(111, 999)}) for _ in range(100)]
     assert mapped() - before > 100 * 111 * 999 * 4
     del many
     assert mapped() - before < 3 * (1 << 22)
@@ -108,9 +95,19 @@ def test_threads_never_have_the_same_place() -> None:
     def some(seed: int) -> None:
         for number in range(200):
             value = float(1000 * seed + number)
-            copy, _ = OwnMemory().hold({"weight": torch.full((77, 300), value)})
+            copy, _ = held({"weight": torch.full((77, 300), value)})
             assert (copy["weight"] == value).all()
 
     with ThreadPoolExecutor(4) as threads:
         for done in [threads.submit(some, seed) for seed in range(4)]:
             done.result()
+
+
+@pytest.mark.parametrize("count", [3, 70_000])
+def test_numbers_may_be_written_and_many_begin_a_page(count: int) -> None:
+    numbers = own_numbers(count)
+    assert numbers.shape == (count,)
+    assert numbers.dtype == np.float32
+    assert count < 1 << 14 or numbers.ctypes.data % 4096 == 0
+    numbers[:] = 1
+    assert numbers.sum() == count

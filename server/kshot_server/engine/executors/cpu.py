@@ -2,7 +2,10 @@
 
 Two tasks on two cores take less time than the same two one after the other on both cores, and batching them into one
 tensor gains nothing, so nothing is padded and nobody waits for company. Where many wait anyway, a lane takes some: what
-is done for each before and after its steps is done for one after the other. Channels-last tensors save the max-pool its
+is done for each before and after its steps is done for one after the other.
+
+Learners that kshot's kernels compute alone (native_learner.py) have nothing of torch about them: what it does around an
+adaptation's kernels takes an eighth of the time. The others' tensors are channels-last, which saves the max-pool its
 strided reads.
 """
 
@@ -14,7 +17,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
@@ -23,14 +25,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kshot_models.costs import measure_costs
-from kshot_models.load import LoadedLearner, normalise_by
-from kshot_models.manifest import InputSpec, Limits
-from kshot_models.serving import Adapter, bound, computed_by_torch, predict_each, prepared, results_in, serving
+from kshot_models.load import LoadedLearner, meta_to_arrays
+from kshot_models.manifest import Limits
+from kshot_models.native_learner import NativeLearner, load_kernels
+from kshot_models.pixels import pixel_levels
+from kshot_models.serving import computed_by_torch, predict_each, prepared, serving
 from kshot_models.sharing import Lend, helped_by, idle_threads
 from kshot_models.tree import meta_map
 from kshot_models.types import Examples, Params, Predictor
 from kshot_server.engine.executors.base import AdaptedWeights, BatchLimit, Place, Queries, ServedModel
-from kshot_server.engine.executors.own_memory import Held, OwnMemory
+from kshot_server.engine.executors.held import held
+from kshot_server.engine.executors.native_tasks import adapt_natively, predict_natively
 from kshot_server.engine.executors.queries import QUERIES_TO_SHARE, answered_in_parts, batch_in_parts
 from kshot_server.engine.executors.results import DIVERGED, probabilities_of_each
 from kshot_server.engine.requests import Failed, Support
@@ -57,7 +62,7 @@ class Ready(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _CpuModel(ServedModel):
-    adapter: Adapter
+    levels: NDArray[np.float32]  # what each value of a pixel becomes, (channels, 256)
 
 
 class _Lane(threading.local):
@@ -90,20 +95,22 @@ class CpuExecutor:
         torch.set_flush_denormal(True)
 
     def prepare(self, loaded: LoadedLearner) -> ServedModel:
-        """Make a loaded learner ready."""
+        """Make a loaded learner ready: as it is, or the kernels that compute all of it."""
         costs = measure_costs(loaded, self.device)
-        meta = meta_map(_channels_last, loaded.meta_params)  # filters too: so blocks multiply them
-        with serving():
-            adapter = bound(loaded.learner, meta)
+        manifest, meta = loaded.manifest, loaded.meta_params
+        arrays = {name: tensor.numpy() for name, tensor in meta_to_arrays(meta).items()}
+        native = NativeLearner.of(manifest.learner, manifest.input, arrays)
+        if native is not None:
+            load_kernels()
         return _CpuModel(
-            loaded.learner,
-            meta,
-            loaded.manifest,
+            native or loaded.learner,
+            meta_map(_channels_last, meta),  # filters too: so blocks multiply them
+            manifest,
             loaded.digest,
             costs.fixed_way,
             costs.adapt,
             costs.predict,
-            adapter,
+            pixel_levels(manifest.input),
         )
 
     def open(self, models: ModelSource, digest: str) -> ServedModel:
@@ -124,7 +131,9 @@ class CpuExecutor:
     def adapt(self, model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:
         """See Executor."""
         with self._helped(model, sum(len(support.targets) for support in supports) * model.adapt_flops):
-            return _adapt(model, supports)
+            if isinstance(model.learner, NativeLearner):
+                return adapt_natively(model, supports)
+            return [_adapt(model, support) for support in supports]
 
     @serving()
     def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
@@ -132,7 +141,10 @@ class CpuExecutor:
         count = sum(len(queries.inputs) for queries in batch)
         # More than a few are computed in parts, each by one lane.
         with self._helped(model, count * model.predict_flops if count < 2 * QUERIES_TO_SHARE else 0.0):
-            logits = [each for part in batch_in_parts(batch) for each in _predict(model, part)]
+            if isinstance(model.learner, NativeLearner):
+                logits = predict_natively(model, batch)
+            else:
+                logits = [each for part in batch_in_parts(batch) for each in _predict(model, part)]
         own = [each[:, : queries.weights.way] for each, queries in zip(logits, batch, strict=True)]
         return probabilities_of_each(own, model.manifest.calibration.temperature)
 
@@ -159,24 +171,15 @@ class CpuExecutor:
         restore.join()
 
 
-def _adapt(model: ServedModel, supports: Sequence[Support]) -> list[AdaptedWeights | Failed]:
-    tasks = [(_to_examples(support, model), model.fixed_way or support.way) for support in supports]
-    memory = OwnMemory()
-    with results_in(memory.take):
-        adapted = cast("_CpuModel", model).adapter(tasks)
-    return [_ready(model, memory.hold(task), support.way) for task, support in zip(adapted, supports, strict=True)]
-
-
-def _to_examples(support: Support, model: ServedModel) -> Examples:
+def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
     count = len(support.targets)
-    return Examples(_to_inputs(support.inputs, model.manifest.input), torch.tensor(support.targets), torch.ones(count))
-
-
-def _ready(model: ServedModel, task: Held, way: int) -> AdaptedWeights | Failed:
-    if not all(all_finite(piece.view(torch.float32)) for piece in task.pieces):
+    inputs = _to_inputs(support.inputs, model)
+    examples = Examples(inputs, torch.tensor(support.targets), torch.ones(count))
+    task = held(model.learner.adapt(model.meta_params, examples, way=model.fixed_way or support.way))
+    if not all_finite(task.memory.view(torch.float32)):
         return DIVERGED
     ready = Ready(task.values, prepared(model.learner, model.meta_params, task.values))
-    return AdaptedWeights(ready, way, None, sum(piece.nbytes for piece in task.pieces))
+    return AdaptedWeights(ready, support.way, None, task.memory.nbytes)
 
 
 def all_finite(numbers: Tensor) -> bool:
@@ -188,32 +191,24 @@ def _predict(model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.fl
     """Logits of each task."""
     predictors = [cast("Ready", queries.weights.values).predictor for queries in batch]
     pixels = [queries.inputs for queries in batch]
-    spec = model.manifest.input
     # Only transductive norms look from one row to another; the others' lists are cut to bound the memory, and for idle
     # lanes to have some.
     if len(batch) == 1 and model.manifest.learner.norm != "transductive":
 
         @serving()  # on an idle lane too
         def answer(some: NDArray[np.uint8]) -> NDArray[np.float32]:
-            return predictors[0](_to_inputs(some, spec)).numpy()
+            return predictors[0](_to_inputs(some, model)).numpy()
 
         return [answered_in_parts(answer, pixels[0])]
-    inputs = _to_inputs(pixels[0] if len(pixels) == 1 else np.concatenate(pixels), spec)
+    inputs = _to_inputs(pixels[0] if len(pixels) == 1 else np.concatenate(pixels), model)
     return [logits.numpy() for logits in predict_each(predictors, inputs, [len(each) for each in pixels])]
 
 
-def _to_inputs(pixels: NDArray[np.uint8], spec: InputSpec) -> Tensor:
+def _to_inputs(pixels: NDArray[np.uint8], model: ServedModel) -> Tensor:
     """As `normalise`, and laid out channels-last."""
-    levels = _levels(tuple(spec.mean), tuple(spec.std))
+    levels = cast("_CpuModel", model).levels
     values = levels[0].take(pixels) if len(levels) == 1 else levels[np.arange(len(levels)), pixels]
     return torch.from_numpy(values).movedim(-1, -3)
-
-
-@lru_cache(maxsize=64)
-def _levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
-    """What each value of a pixel becomes, (channels, 256): sooner looked up than computed."""
-    values = torch.arange(256, dtype=torch.uint8).view(256, 1).expand(256, len(mean))
-    return normalise_by(values[:, None], torch.tensor(mean), torch.tensor(std))[..., 0].contiguous().numpy()
 
 
 def _channels_last(values: Tensor) -> Tensor:

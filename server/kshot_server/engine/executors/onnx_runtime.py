@@ -30,13 +30,12 @@ from kshot_models.onnx_files import ADAPT, CLASSES, FEATURES, FIXED_WAY, PIXELS,
 from kshot_models.sharing import Lend, helped_by
 from kshot_server.engine.executors.base import AdaptedWeights, BatchLimit, Place, Queries, ServedModel
 from kshot_server.engine.executors.kernels import Kernels
+from kshot_server.engine.executors.native_tasks import adapt_natively, predict_natively
 from kshot_server.engine.executors.onnx_graph import Arrays, Graph
-from kshot_server.engine.executors.queries import answered_in_parts, batch_in_parts
 from kshot_server.engine.executors.results import DIVERGED, probabilities, probabilities_of_each
 from kshot_server.engine.requests import Failed, Support
 
 if TYPE_CHECKING:
-    from kshot_models.native_learner import NativeLearner, NativeTask
     from kshot_server.engine.served import ModelSource
 
 __all__ = ["OnnxExecutor"]
@@ -118,14 +117,16 @@ class OnnxExecutor:
         if isinstance(model.learner, _Graphs):
             return [_adapt(model, support) for support in supports]
         with self._by_kernels():
-            return [_adapt_native(model, support) for support in supports]
+            return adapt_natively(model, supports)
 
     def predict(self, model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
         """See Executor."""
         if isinstance(model.learner, _Graphs):
             return [_predict(model, queries) for queries in batch]
         with self._by_kernels():
-            return [each for part in batch_in_parts(batch) for each in _predict_native(model, part)]
+            logits = predict_natively(model, batch)
+        own = [each[:, : queries.weights.way] for each, queries in zip(logits, batch, strict=True)]
+        return probabilities_of_each(own, model.manifest.calibration.temperature)
 
     @contextmanager
     def _by_kernels(self) -> Iterator[None]:
@@ -176,25 +177,6 @@ def _adapt(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
     if not np.isfinite(row.values).all():
         return DIVERGED
     return AdaptedWeights(row, support.way, None, row.values.nbytes)
-
-
-def _adapt_native(model: ServedModel, support: Support) -> AdaptedWeights | Failed:
-    native: NativeLearner = model.learner
-    way = model.fixed_way or support.way
-    found = native.adapt(support.inputs, np.asarray(support.targets, np.int64), way=way)
-    return AdaptedWeights(found, support.way, None, found.nbytes) if found.is_finite() else DIVERGED
-
-
-def _predict_native(model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.float32] | Failed]:
-    native: NativeLearner = model.learner
-    tasks: list[NativeTask] = [queries.weights.values for queries in batch]
-    pixels = [queries.inputs for queries in batch]
-    if len(batch) == 1:
-        found = [answered_in_parts(lambda some: native.predict(tasks, some, [len(some)])[0], pixels[0])]
-    else:
-        found = native.predict(tasks, np.concatenate(pixels), [len(each) for each in pixels])
-    own = [logits[:, : queries.weights.way] for logits, queries in zip(found, batch, strict=True)]
-    return probabilities_of_each(own, model.manifest.calibration.temperature)
 
 
 def _predict(model: ServedModel, queries: Queries) -> NDArray[np.float32] | Failed:
