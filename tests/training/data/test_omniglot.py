@@ -75,6 +75,17 @@ def test_vinyals_split(names: dict[str, list[str]], omniglot_root: Path) -> None
 
 
 @pytest.mark.omniglot
+def test_mixed_split(names: dict[str, list[str]]) -> None:
+    splits: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
+    for half, characters in names.items():
+        for name in characters:
+            splits[_split_of("mixed", half, name)].add(name)
+    assert {split: len(characters) for split, characters in splits.items()} == {"train": 1100, "val": 100, "test": 423}
+    alphabets = {split: {name.split("/")[0] for name in characters} for split, characters in splits.items()}
+    assert alphabets["test"] <= alphabets["train"]  # what makes it the easier one
+
+
+@pytest.mark.omniglot
 def test_test_characters_with_rotations(
     omniglot_root: Path, nearest_neighbour: Callable[[EpisodeSampler, int], float]
 ) -> None:
@@ -111,7 +122,7 @@ def test_lake_split_and_all(tmp_path: Path) -> None:
         load_classes(source, spec=TINY, split="val", scheme="lake")
     with pytest.raises(SplitUnknown, match=r"by vinyals \(train, val, test\), got 'background'"):
         load_classes(source, spec=TINY, split="background")
-    with pytest.raises(OptionInvalid, match=r"\(vinyals, lake\), got 'ravi'"):
+    with pytest.raises(OptionInvalid, match=r"\(vinyals, mixed, lake\), got 'ravi'"):
         load_classes(source, spec=TINY, scheme="ravi")
 
 

@@ -77,7 +77,7 @@ def _configure_glyphs(parser: argparse.ArgumentParser) -> None:
 def _configure_info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="omniglot, omniglot:DIR, mini-imagenet, folder:PATH, glyphs, glyphs:classes=50")
     parser.add_argument("--split", help="train, val, test, ... (default: all classes)")
-    parser.add_argument("--scheme", help="how the data set is split: vinyals or lake, of omniglot")
+    parser.add_argument("--scheme", help="how the data set is split: vinyals, mixed or lake, of omniglot")
     parser.add_argument("--root", type=Path, metavar="DIR", help="where the data sets are")
     parser.add_argument("--rotations", action="store_true", help="count each class four times, turned by quarters")
     parser.add_argument("--size", type=_size, default=64, metavar="PIXELS", help="side of the images (default: 64)")

@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--data", default="glyphs", metavar="SOURCE", help="omniglot, mini-imagenet, folder:PATH, glyphs (default)"
     )
     parser.add_argument("--split", default="test", help="which classes (default: test)")
-    parser.add_argument("--scheme", help="how the data set is split: vinyals (default) or lake, of omniglot")
+    parser.add_argument("--scheme", help="how the data set is split: vinyals (default), mixed or lake, of omniglot")
     parser.add_argument(
         "--rotations",
         action=argparse.BooleanOptionalAction,

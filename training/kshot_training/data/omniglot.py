@@ -4,15 +4,23 @@
     root/images_evaluation.zip, or the folder                        659 characters, 20 alphabets
 
     scheme "vinyals"   train 1,028 | val 172 | test 423 characters; with rotations each counts four times
+    scheme "mixed"     train 1,100 | val 100 | test 423 characters, of all alphabets in each
     scheme "lake"      train = background 964 | test = evaluation 659
+
+By "vinyals" and "lake" no alphabet is in two parts (but Gurmukhi, of which "vinyals" tests 4 characters). By "mixed"
+most alphabets are in all parts, which is easier: with 20 classes and one image of each, the same training makes a
+quarter to a third fewer errors. The figures of MAML, Reptile, Meta-SGD, iMAML and MAML++ were made on such splits, each
+on one of its own; the counts are those of MAML's authors. Here the digest of a character's name stands for chance.
 
 References: Lake et al., "Human-level concept learning through probabilistic program induction", Science, 2015;
 Vinyals et al., "Matching networks for one shot learning", 2016, arXiv:1606.04080, whose split of classes was
-published by Snell et al., 2017, arXiv:1703.05175.
+published by Snell et al., 2017, arXiv:1703.05175; Finn et al., 2017, arXiv:1703.03400, "mixed": "irrespective of
+alphabet".
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -35,9 +43,10 @@ DRAWINGS = 20
 
 _VALIDATION_ALPHABETS = frozenset({"Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)"})
 _FIRST_TEST_CHARACTER = "Gurmukhi/character42"  # of the evaluation half in alphabetical order: it and all after it
+_MIXED = (("b9d12ea1", "test"), ("abf1fed2", "val"), ("", "train"))  # from which digest of its name on
 
 _SCHEMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"vinyals": ("train", "val", "test"), "lake": ("train", "test")}
+    {"vinyals": ("train", "val", "test"), "mixed": ("train", "val", "test"), "lake": ("train", "test")}
 )
 
 
@@ -104,6 +113,9 @@ def check_counts(half: str, groups: Mapping[str, Sequence[str]], *, where: Path)
 def _split_of(scheme: str, half: str, name: str) -> str:
     if scheme == "lake":
         return "train" if half == "images_background" else "test"
+    if scheme == "mixed":
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        return next(split for first, split in _MIXED if digest >= first)
     if name.split("/", maxsplit=1)[0] in _VALIDATION_ALPHABETS:
         return "val"
     return "test" if half == "images_evaluation" and name >= _FIRST_TEST_CHARACTER else "train"

@@ -46,7 +46,8 @@ def load_classes(
         source: `NAME` or `NAME:ARGUMENT`: "omniglot", "omniglot:DIR", "folder:PATH", "glyphs", "glyphs:classes=50".
         spec: the input to make the pixels for.
         split: which classes; None: all (of glyphs: those to train on).
-        scheme: how the data set is split, where there are several ways: omniglot by "vinyals" (as usual) or "lake".
+        scheme: how the data set is split, where there are several ways: omniglot by "vinyals" (as usual),
+            "mixed" or "lake".
         rotations: whether each class counts four times, turned by 0, 90, 180 and 270 degrees.
         root: the folder that a relative path in `source` starts from. Where `source` has no path, the data are in
             `root/NAME` or in `root` itself.
