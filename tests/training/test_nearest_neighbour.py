@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from kshot_models.load import load
+from kshot_models.load import load, resolve
 from kshot_models.types import Examples
 from kshot_training.commands import evaluate
 from kshot_training.errors import EpisodeError
@@ -79,6 +80,29 @@ def test_the_baseline_is_evaluated_and_recorded(tmp_path: Path, capsys: pytest.C
     assert features.command.endswith("--nearest features")
     assert call("omniglot-prototype", *data, "--nearest", "pixels", "--url", "http://127.0.0.1:1") == 2
     assert "leave out --url" in capsys.readouterr().err
+
+
+@pytest.mark.omniglot
+def test_data_are_split_as_for_training_and_another_split_is_told_of(
+    tmp_path: Path, omniglot_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(resolve("omniglot-prototype"), tmp_path / "some")
+    path = tmp_path / "some" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["provenance"]["data"] = "omniglot mixed"
+    path.write_text(json.dumps(manifest))
+    parser = argparse.ArgumentParser()
+    evaluate.configure(parser)
+    data = f"--data omniglot --data-root {omniglot_root} --nearest pixels --queries 1 --episodes 2 --threads 1"
+    asked = f"{tmp_path / 'some'} {data} --record {tmp_path / 'rows.json'} --json --cache {tmp_path}"
+    for more in ("", " --scheme vinyals"):
+        assert evaluate.run(parser.parse_args((asked + more).split())) == 0
+    mixed, apart = read_rows(tmp_path / "rows.json")
+    assert (mixed.data, apart.data) == ("omniglot mixed test", "omniglot test")
+    assert "--scheme vinyals" in apart.command
+    told = capsys.readouterr()
+    assert [json.loads(line)["scheme"] for line in told.out.splitlines()] == ["mixed", "vinyals"]
+    assert told.err.count("split by mixed: classes of test by vinyals may be among those") == 1
 
 
 def test_features_need_one_network() -> None:

@@ -85,16 +85,18 @@ def test_the_table_has_each_setting_once_and_its_rows_are_committed() -> None:
         assert all(row.key in there for row in expected_rows(run)), f"{run.name}: make results"
 
 
-def test_the_published_figures_stand_with_their_norms() -> None:
+def test_the_published_figures_stand_with_their_norms_and_splits() -> None:
     figures = {
         (row.data, row.algorithm, row.way, row.shot, row.norm): row.published
         for run in TABLE
         for row in expected_rows(run)
     }
-    assert figures["omniglot test", "MAML", 20, 1, "transductive"] == 0.958
-    assert figures["omniglot test", "MAML", 20, 1, "support"] is None
-    assert figures["omniglot test", "Reptile", 5, 1, "support"] == 0.9539
-    assert figures["omniglot test", "iMAML, Hessian-free", 20, 5, "transductive"] == 0.9914
+    assert figures["omniglot mixed test", "MAML", 20, 1, "transductive"] == 0.958
+    assert figures["omniglot mixed test", "MAML", 20, 1, "support"] is None
+    assert figures["omniglot test", "MAML", 5, 1, "transductive"] is None
+    assert figures["omniglot mixed test", "Reptile", 5, 1, "support"] == 0.9539
+    assert figures["omniglot mixed test", "iMAML, Hessian-free", 20, 5, "transductive"] == 0.9914
+    assert figures["omniglot test", "Matching Networks", 20, 1, "support"] == 0.938
 
 
 def test_a_stopped_run_goes_on_and_fills_its_rows(tmp_path: Path) -> None:
@@ -145,8 +147,20 @@ def test_a_regression_is_measured_by_steps(tmp_path: Path) -> None:
 
 
 def test_settings_of_one_checkpoint_have_no_overrides_of_their_own() -> None:
-    with pytest.raises(ValidationError, match="trained as the recipe stands"):
+    with pytest.raises(ValidationError, match="trained by the overrides of all"):
         small_run("glyphs-fomaml", Figure(way=3, shot=2, overrides=("outer.steps=3",)), one_checkpoint=True)
+
+
+def test_overrides_of_an_entry_are_of_all_its_settings_and_come_before_theirs() -> None:
+    entry = Reproduction(
+        recipe="glyphs-fomaml",
+        algorithm="FOMAML",
+        source="a paper",
+        overrides=("outer.steps=7", "seed=3"),
+        settings=(Figure(way=3, shot=1), Figure(way=5, shot=1, overrides=("outer.steps=9",))),
+    )
+    recipes = [run.recipe() for run in plan((entry,))]
+    assert {(recipe.episodes.way, recipe.outer.steps, recipe.seed) for recipe in recipes} == {(3, 7, 3), (5, 9, 3)}
 
 
 def test_tasks_are_batched_on_a_gpu_where_the_meta_gradient_can() -> None:

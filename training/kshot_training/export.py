@@ -21,6 +21,7 @@ from kshot_models.manifest import FIXED_MOMENTS, Calibration, Manifest, Measured
 from kshot_models.registry import build_learner
 from kshot_models.types import Learner, MetaParams
 from kshot_training.calibration import fit_temperature
+from kshot_training.data import named
 from kshot_training.evaluate import answer_episodes, evaluate_alike
 from kshot_training.meta_gradients.all_classes import without_classifier
 from kshot_training.outer_loop import Sample
@@ -85,7 +86,7 @@ def measure(
     }
     return tuple(
         Measured(
-            data=recipe.data.source,
+            data=named(recipe.data.source, recipe.data.scheme),
             split=section.split,
             way=setting.way,
             shot=setting.shot,
@@ -134,7 +135,7 @@ def export(
         provenance=Provenance(
             recipe=recipe.name,
             recipe_sha256=recipe.digest,
-            data=recipe.data.source,
+            data=named(recipe.data.source, recipe.data.scheme),
             seed=recipe.seed,
             revision=revision(),
             episodes=episodes,

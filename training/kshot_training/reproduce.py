@@ -14,6 +14,7 @@ from typing import Any
 
 from kshot_models.learners import GradientLearner
 from kshot_models.manifest import FIXED_MOMENTS, Measured
+from kshot_training.data import named
 from kshot_training.finish import finish
 from kshot_training.recipe import Recipe, Setting
 from kshot_training.regression import errors_by_steps
@@ -121,10 +122,10 @@ def _regression_row(
 
 def _empty_row(run: Run, recipe: Recipe, figure: Figure, norm: str) -> Row:
     assert recipe.measure is not None  # every recipe of the table has test episodes
-    tasks = recipe.data.source == "sinusoids"  # which are drawn, not split
+    tasks, source = recipe.data.source == "sinusoids", recipe.data.source.partition(":")[0]  # the former are not split
     return Row(
         algorithm=run.reproduction.algorithm,
-        data=recipe.data.source if tasks else f"{recipe.data.source.partition(':')[0]} {recipe.measure.split}",
+        data=recipe.data.source if tasks else f"{named(source, recipe.data.scheme)} {recipe.measure.split}",
         way=figure.way,
         shot=figure.shot,
         norm=norm,

@@ -40,6 +40,7 @@ class Reproduction(Section):
     algorithm: str  # as RESULTS.md calls it
     source: str
     one_checkpoint: bool = False  # trained once for all settings; else once for each
+    overrides: tuple[str, ...] = ()  # of all settings
     settings: Annotated[tuple[Figure, ...], Field(min_length=1)]
 
     @property
@@ -50,7 +51,7 @@ class Reproduction(Section):
     @model_validator(mode="after")
     def _overrides_belong(self) -> Reproduction:
         if self.one_checkpoint and any(figure.overrides for figure in self.settings):
-            raise ValueError(f"{self.recipe}: one checkpoint for all settings is trained as the recipe stands")
+            raise ValueError(f"{self.recipe}: one checkpoint for all settings is trained by the overrides of all")
         return self
 
 
@@ -73,10 +74,10 @@ class Run(Section):
             RecipeError: They do not fit together.
         """
         own = () if self.reproduction.one_checkpoint else self.figures[0].overrides
-        return read_recipe(self.reproduction.recipe, [*self._setting_overrides(), *own, *extra])
+        return read_recipe(self.reproduction.recipe, [*self.reproduction.overrides, *self._of_settings(), *own, *extra])
 
-    def _setting_overrides(self) -> list[str]:
-        recipe = read_recipe(self.reproduction.recipe)
+    def _of_settings(self) -> list[str]:
+        recipe = read_recipe(self.reproduction.recipe, self.reproduction.overrides)
         settings = ", ".join(f"{{way = {figure.way}, shot = {figure.shot}}}" for figure in self.figures)
         words = [f"artifact.name={self.name}"]
         if recipe.measure is not None:

@@ -10,7 +10,7 @@ import pytest
 
 from kshot_models.manifest import InputSpec
 from kshot_training.commands import data, evaluate
-from kshot_training.data import SOURCES, load_classes
+from kshot_training.data import SOURCES, load_classes, named, scheme_of
 from kshot_training.data.errors import DataError, OptionInvalid, SourceUnknown
 
 
@@ -42,3 +42,19 @@ def test_rotations_are_for_every_source(gray: InputSpec, tmp_path: Path) -> None
     wide = gray.model_copy(update={"width": 30})
     with pytest.raises(OptionInvalid, match="28 x 30"):
         load_classes("glyphs:classes=3,drawings=1", spec=wide, rotations=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "scheme", "name", "split_by"),
+    [
+        ("omniglot", None, "omniglot", "vinyals"),
+        ("omniglot", "vinyals", "omniglot", "vinyals"),
+        ("omniglot:DIR", "mixed", "omniglot:DIR mixed", "mixed"),
+        ("glyphs:classes=5", None, "glyphs:classes=5", None),
+    ],
+)
+def test_a_name_tells_the_split_where_it_is_not_the_usual_one(
+    source: str, scheme: str | None, name: str, split_by: str | None
+) -> None:
+    assert named(source, scheme) == name
+    assert scheme_of(name) == split_by

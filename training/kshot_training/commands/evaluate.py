@@ -30,7 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--data", default="glyphs", metavar="SOURCE", help="omniglot, mini-imagenet, folder:PATH, glyphs (default)"
     )
     parser.add_argument("--split", default="test", help="which classes (default: test)")
-    parser.add_argument("--scheme", help="how the data set is split: vinyals (default), mixed or lake, of omniglot")
+    parser.add_argument(
+        "--scheme", help="how the data set is split: vinyals, mixed or lake, of omniglot (default: as for training)"
+    )
     parser.add_argument(
         "--rotations",
         action=argparse.BooleanOptionalAction,
@@ -85,6 +87,10 @@ def run(args: argparse.Namespace) -> int:
 
         title = f"{loaded.manifest.name}, {args.data} {args.way}-way {args.shot}-shot"
         reliability_diagram(result.reliability, args.plot, title=title)
+    trained_by = _trained_by(args, loaded)
+    if args.scheme is not None and trained_by not in {None, args.scheme}:
+        told = f"{loaded.manifest.name} was trained on {args.data} split by {trained_by}: classes of {args.split} by"
+        print(f"kshot evaluate: {told} {args.scheme} may be among those that it was trained on", file=sys.stderr)
     report = _report(args, loaded, result) | ({} if served is None else {"over_http": served})
     print(json.dumps(report) if args.json else _text(report))
     if args.record is not None:
@@ -125,7 +131,7 @@ def _evaluate(args: argparse.Namespace, loaded: LoadedLearner) -> Evaluation:
     from kshot_training.sampling import Place, setting_episodes
 
     prepare_process()
-    data = DataSection(source=args.data, scheme=args.scheme, rotations=_rotations(args))
+    data = DataSection(source=args.data, scheme=_scheme(args, loaded), rotations=_rotations(args))
     setting = Setting(way=args.way, shot=args.shot)
     place = Place(args.data_root, args.cache or default_cache(), args.device)
     samples = setting_episodes(
@@ -141,6 +147,20 @@ def _evaluate(args: argparse.Namespace, loaded: LoadedLearner) -> Evaluation:
         workers=args.threads or default_threads(),
         temperature=loaded.manifest.calibration.temperature,
     )
+
+
+def _scheme(args: argparse.Namespace, loaded: LoadedLearner) -> str | None:
+    """How the data are split: as for training, unless the caller says otherwise; None for the usual way."""
+    return args.scheme or _trained_by(args, loaded)
+
+
+def _trained_by(args: argparse.Namespace, loaded: LoadedLearner) -> str | None:
+    """The scheme that the artifact was trained by; None where that was on other data, or on data with one scheme."""
+    from kshot_training.data import scheme_of
+
+    trained_on = loaded.manifest.provenance.data
+    alike = trained_on.partition(" ")[0].partition(":")[0] == _source_name(args)
+    return scheme_of(trained_on) if alike else None
 
 
 def _rotations(args: argparse.Namespace) -> bool:
@@ -159,7 +179,7 @@ def _over_http(args: argparse.Namespace, loaded: LoadedLearner) -> dict[str, Any
         args.data,
         spec=loaded.manifest.input,
         split=args.split,
-        scheme=args.scheme,
+        scheme=_scheme(args, loaded),
         rotations=_rotations(args),
         root=args.data_root,
         cache=args.cache or default_cache(),
@@ -186,6 +206,7 @@ def _report(args: argparse.Namespace, loaded: LoadedLearner, result: Evaluation)
         "version": loaded.manifest.version,
         "digest": loaded.digest,
         "data": args.data,
+        "scheme": _scheme(args, loaded),
         "split": args.split,
         "way": args.way,
         "shot": args.shot,
@@ -203,12 +224,13 @@ def _report(args: argparse.Namespace, loaded: LoadedLearner, result: Evaluation)
 
 
 def _record(args: argparse.Namespace, report: dict[str, Any], *, seconds: float) -> None:
+    from kshot_training.data import named
     from kshot_training.results import Row, hardware, record
 
     served = report.get("over_http", {})
     row = Row(
         algorithm=_algorithm(args, report["artifact"]),
-        data=f"{_source_name(args)} {report['split']}",
+        data=f"{named(_source_name(args), report['scheme'])} {report['split']}",
         over_http=served.get("accuracy"),
         same_label=served.get("same_label"),
         hardware=hardware(args.device),
@@ -228,6 +250,7 @@ def _algorithm(args: argparse.Namespace, artifact: str) -> str:
 def _command(args: argparse.Namespace, artifact: str) -> str:
     """What repeats the measurement elsewhere: without the folders of this machine."""
     words = ["kshot evaluate", artifact, f"--data {_source_name(args)}"]
+    words += [] if args.scheme is None else [f"--scheme {args.scheme}"]
     for name in ("split", "way", "shot", "queries", "episodes", "seed"):
         words.append(f"--{name} {getattr(args, name)}")
     words += ["--transductive"] if args.transductive else []

@@ -11,7 +11,7 @@ from kshot_training.data.errors import DataError
 from kshot_training.data.numbered import NumberedClasses
 from kshot_training.data.sampler import Sampler
 from kshot_training.data.sinusoids import SinusoidSampler, sinusoid_frequency
-from kshot_training.data.source import SOURCES, load_classes
+from kshot_training.data.source import SOURCES, load_classes, named, scheme_of
 
 __all__ = [
     "SOURCES",
@@ -25,5 +25,7 @@ __all__ = [
     "Slots",
     "Warp",
     "load_classes",
+    "named",
+    "scheme_of",
     "sinusoid_frequency",
 ]

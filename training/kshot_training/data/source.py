@@ -16,7 +16,7 @@ from kshot_training.data.mini_imagenet import load_mini_imagenet
 from kshot_training.data.omniglot import load_omniglot
 from kshot_training.data.request import SourceRequest
 
-__all__ = ["SOURCES", "load_classes"]
+__all__ = ["SOURCES", "load_classes", "named", "scheme_of"]
 
 SOURCES: Mapping[str, Callable[[SourceRequest], ImageClasses]] = MappingProxyType(
     {
@@ -27,6 +27,21 @@ SOURCES: Mapping[str, Callable[[SourceRequest], ImageClasses]] = MappingProxyTyp
     }
 )
 """Every data set of images, by the name that recipes and commands use."""
+
+
+_USUAL_SCHEMES: Mapping[str, str] = MappingProxyType({"omniglot": "vinyals"})  # of those that have several
+
+
+def named(source: str, scheme: str | None) -> str:
+    """A data set as manifests and results call it: with how it is split, where that is not the usual way."""
+    usual = _USUAL_SCHEMES.get(source.partition(":")[0])
+    return source if scheme in {None, usual} else f"{source} {scheme}"
+
+
+def scheme_of(data: str) -> str | None:
+    """How a data set is split, from what `named` made; None for its only way."""
+    source, _, scheme = data.partition(" ")
+    return scheme or _USUAL_SCHEMES.get(source.partition(":")[0])
 
 
 def load_classes(
