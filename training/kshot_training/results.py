@@ -65,13 +65,13 @@ steps. `python -m kshot_training.adaptation_memory training/results/figures` cou
 
 ABOUT = {
     "omniglot": """
-By alphabet, as in the file that Snell et al. (2017) published as the split of Vinyals et al. (2016): the alphabets of the
-test are new.
+By alphabet, as in the file that Snell et al. (2017) published as the split of Vinyals et al. (2016): the alphabets of
+the test are new.
 """,
     "omniglot mixed": """
-Characters at random, whatever their alphabet, as in the papers of MAML, Reptile, Meta-SGD, iMAML and MAML++: those of the
-test are new, their alphabets are not, and there are about a third fewer errors. 1,100 to train on, 100 to validate, 423
-to test; each counts four times, turned by quarters. One fixed draw, where each paper had its own.
+Characters at random, whatever their alphabet, as in the papers of MAML, Reptile, Meta-SGD, iMAML and MAML++: those of
+the test are new, their alphabets are not, and there are about a third fewer errors. 1,100 to train on, 100 to validate,
+423 to test; each counts four times, turned by quarters. One fixed draw, where each paper had its own.
 """,
 }
 
