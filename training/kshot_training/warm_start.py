@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from kshot_models.load import load
+from kshot_models.per_step import is_norm
 from kshot_models.types import MetaParams
 from kshot_training.errors import WarmStartError
 
@@ -23,7 +27,8 @@ def warm_start(meta: MetaParams, name_or_folder: str) -> WarmStart:
     """Copy the artifact's `init` tensors into those of the same name in `meta`, in place.
 
     Only where fast weights start is taken over, with the running moments that belong to it where the learner keeps
-    some of the same shape: inner rates belong to the inner optimizer that they were learned with.
+    some: inner rates belong to the inner optimizer that they were learned with. What the learner has for each inner
+    step (per_step.py) all begins as the one that the artifact has.
 
     Raises:
         WarmStartError: No name agrees, or one does with another shape.
@@ -37,18 +42,26 @@ def warm_start(meta: MetaParams, name_or_folder: str) -> WarmStart:
             f"{', '.join(sorted(meta.init))}. No name agrees: use a learner with the same network"
         )
     for name in shared:
-        if source[name].shape != meta.init[name].shape:
+        if _as_needed(name, source[name], meta.init[name].shape) is None:
             raise WarmStartError(
                 f"init_from = {name_or_folder!r}: {name} is {tuple(source[name].shape)} there, the learner of this "
                 f"recipe needs {tuple(meta.init[name].shape)}: make the networks and heads agree"
             )
-    for name in shared:
-        meta.init[name].copy_(source[name])
-    for name, moments in meta.stats.items():
-        if name in counted and counted[name].shape == moments.shape:
-            moments.copy_(counted[name])
+    for there, of_artifact in ((meta.init, source), (meta.stats, counted)):
+        for name, values in there.items():
+            found = _as_needed(name, of_artifact[name], values.shape) if name in of_artifact else None
+            if found is not None:
+                values.copy_(found)
     return WarmStart(
         tuple(shared),
         tuple(name for name in meta.init if name not in source),
         tuple(name for name in source if name not in meta.init),
     )
+
+
+def _as_needed(name: str, values: Tensor, shape: torch.Size) -> Tensor | None:
+    """The same in that shape: itself, or of a norm a row for each inner step; None where neither fits."""
+    if values.shape == shape:
+        return values
+    row = values[0] if values.dim() == 2 and len(values) == 1 else values
+    return row.expand(shape) if is_norm(name) and row.dim() == 1 and row.shape == shape[1:] else None

@@ -178,6 +178,29 @@ def test_warm_start_takes_running_moments_along(make_recipe: Make, place: Place,
     assert all(torch.equal(meta.stats[name], moments) for name, moments in counted.items())
 
 
+def test_warm_start_gives_each_inner_step_the_norms_that_there_are(
+    make_recipe: Make, place: Place, tmp_path: Path
+) -> None:
+    still = {"learner.inner": [], "learner.steps": 0, "learner.head": {"type": "prototype"}}
+    first = make_recipe(**{"learner.type": "prototype", "learner.norm": "population"}, **still)
+    source, _ = finish(first, run(first, tmp_path / "a", place, Notes()), tmp_path / "a", recipe_episodes(first, place))
+    there = load(source).meta_params
+    own = {"learner.norm": "per_step", "learner.per_step_gains": True, "learner.adapt": ["*.conv*", "head.*"]}
+    second = make_recipe(**own, **{"learner.steps": 3})
+    meta = build_learner(second.learner, second.input).init(torch.Generator().manual_seed(5))
+    warm_start(meta, str(source))
+    for step in range(3):
+        assert torch.equal(meta.init["body.norm1.gain"][step], there.init["body.norm1.gain"])
+        assert torch.equal(meta.stats["norm2.variance"][step], there.stats["norm2.variance"][0])
+    shared = make_recipe(**{"learner.head": {"type": "shared"}})
+    of_one_row, _ = finish(
+        shared, run(shared, tmp_path / "b", place, Notes()), tmp_path / "b", recipe_episodes(shared, place)
+    )
+    linear = make_recipe(**{"learner.head": {"type": "linear", "way": 3}})
+    with pytest.raises(WarmStartError, match=r"(head\.weight|head\.bias) is"):  # a row for each class is no such row
+        warm_start(build_learner(linear.learner, linear.input).init(torch.Generator()), str(of_one_row))
+
+
 def test_history_drops_what_a_killed_run_wrote_after_its_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     path.write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 0.5}\n{"step": 5, "lo')
