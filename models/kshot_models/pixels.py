@@ -53,8 +53,11 @@ def to_pixels(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     turn = _UPRIGHT.get(orientation(image.info.get("exif")))
     plain = _to_8_bit(image if turn is None else image.transpose(turn))
     mode = "L" if spec.channels == 1 else "RGB"
-    # Resize in the target mode: one channel costs a third, and a palette must never be interpolated.
-    sized = plain.convert(mode).resize((spec.width, spec.height), _FILTERS[spec.resize])
+    # Resize in the target mode: one channel costs a third, and a palette must never be interpolated. What is as wanted
+    # stays: of a small image, PIL's copies take as long as its decoder.
+    plain = plain if plain.mode == mode else plain.convert(mode)
+    size = spec.width, spec.height
+    sized = plain if plain.size == size else plain.resize(size, _FILTERS[spec.resize])
     pixels = np.asarray(sized, dtype=np.uint8)
     return np.ascontiguousarray(pixels.reshape(spec.height, spec.width, spec.channels))
 
