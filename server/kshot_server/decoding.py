@@ -26,24 +26,47 @@ __all__ = ["Decoder", "Images", "decode_images"]
 Images: TypeAlias = "tuple[bytes | str, ...] | NDArray[np.uint8]"
 """Image files, as bytes or in base64, or pixels: uint8 (n, h, w) or (n, h, w, c)."""
 
+_FEW_BYTES = 64 * 1024  # of pixels
+_SMALL_BYTES = 8 * 1024  # of an image
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Decoder:
-    """A small pool of threads."""
+    """A small pool of threads, and one for what is small.
+
+    Of a small image most of the work is Python's, which one thread does at a time, and PIL lets others at it a dozen
+    times: they would wait for one another longer than they decode.
+    """
 
     def __init__(self, threads: int = 0) -> None:
         """Args: threads, 0 for one for each core."""
         self._pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="decode")
+        self._one = ThreadPoolExecutor(1, thread_name_prefix="decode-small")
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work` in a thread. Cancelling the caller lets it go; work that has begun ends by itself."""
         return await asyncio.wrap_future(self._pool.submit(work, *args, **kwargs))
 
+    async def decode(self, work: Callable[[], T], *images: Images) -> T:
+        """Run `work`, which decodes these images, where it is done soonest; see `run`."""
+        if sum(some.nbytes if isinstance(some, np.ndarray) else _FEW_BYTES + 1 for some in images) <= _FEW_BYTES:
+            return work()  # sooner brought to size than handed to a thread
+        pool = self._one if max(map(_largest, images)) <= _SMALL_BYTES else self._pool
+        return await asyncio.wrap_future(pool.submit(work))
+
     def close(self) -> None:
         """Begin nothing more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._one):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _largest(images: Images) -> int:
+    """Bytes of one."""
+    if isinstance(images, np.ndarray):
+        return images[:1].nbytes
+    return max(map(len, images), default=0)
 
 
 def decode_images(images: Images, spec: InputSpec, *, name: str, max_pixels: int, deadline: float) -> NDArray[np.uint8]:

@@ -158,8 +158,7 @@ class Service:
     async def classify_once(self, context: RequestContext, reference: str, body: Body) -> Classification:
         """Classify queries with a support set that comes along. The session is kept too, if the store will have it."""
         entry = self._steps.find_model(reference)
-        canonical = await self._steps.decode_support(context, entry.manifest, body)
-        queries = await self._steps.decode_queries(context, entry.manifest, body)
+        canonical, queries = await self._steps.decode_both(context, entry.manifest, body)
         record = await self._new_record(context, entry, canonical, body)
         request = ClassifyRequest(entry.digest, record.info.id, queries, _support_of(record), context.deadline)
         outcome = await self._steps.submit(context, request)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from kshot_server.sessions.record import SessionInfo, SessionRecord
 
 __all__ = ["Engines", "Steps"]
 
-_FEW_BYTES = 64 * 1024
+T = TypeVar("T")
 
 
 class Engines(Protocol):
@@ -92,19 +93,7 @@ class Steps:
             InputError: too much or too little, a label or an image that cannot be used.
         """
         check_support_counts(body, manifest.limits, None if onto is None else onto.info)
-
-        def work() -> Canonical:
-            for label in set(body.labels):
-                check_label(label)
-            pixels = decode_images(
-                body.support, manifest.input, name="support", max_pixels=self._max_pixels, deadline=context.deadline
-            )
-            return canonicalise(body.labels, pixels) if onto is None else union(onto, body.labels, pixels)
-
-        begun = time.perf_counter()
-        canonical = work() if _are_few_pixels(body.support) else await self._decoder.run(work)
-        context.spent("decode", time.perf_counter() - begun)
-        return canonical
+        return await self._decode(context, self._support_of(context, manifest, body, onto), body.support)
 
     async def decode_queries(self, context: RequestContext, manifest: Manifest, body: Body) -> NDArray[np.uint8]:
         """Count and decode.
@@ -116,7 +105,32 @@ class Steps:
             InputError: too many, or an image that cannot be used.
         """
         check_query_count(body.queries, manifest.limits)
-        work = partial(
+        return await self._decode(context, self._queries_of(context, manifest, body), body.queries)
+
+    async def decode_both(
+        self, context: RequestContext, manifest: Manifest, body: Body
+    ) -> tuple[Canonical, NDArray[np.uint8]]:
+        """`decode_support` and `decode_queries`, in one go."""
+        check_support_counts(body, manifest.limits, None)
+        check_query_count(body.queries, manifest.limits)
+        support, queries = self._support_of(context, manifest, body), self._queries_of(context, manifest, body)
+        return await self._decode(context, lambda: (support(), queries()), body.support, body.queries)
+
+    def _support_of(
+        self, context: RequestContext, manifest: Manifest, body: Body, onto: SessionRecord | None = None
+    ) -> Callable[[], Canonical]:
+        def work() -> Canonical:
+            for label in set(body.labels):
+                check_label(label)
+            pixels = decode_images(
+                body.support, manifest.input, name="support", max_pixels=self._max_pixels, deadline=context.deadline
+            )
+            return canonicalise(body.labels, pixels) if onto is None else union(onto, body.labels, pixels)
+
+        return work
+
+    def _queries_of(self, context: RequestContext, manifest: Manifest, body: Body) -> Callable[[], NDArray[np.uint8]]:
+        return partial(
             decode_images,
             body.queries,
             manifest.input,
@@ -124,10 +138,12 @@ class Steps:
             max_pixels=self._max_pixels,
             deadline=context.deadline,
         )
+
+    async def _decode(self, context: RequestContext, work: Callable[[], T], *images: Images) -> T:
         begun = time.perf_counter()
-        pixels = work() if _are_few_pixels(body.queries) else await self._decoder.run(work)
+        done = await self._decoder.decode(work, *images)
         context.spent("decode", time.perf_counter() - begun)
-        return pixels
+        return done
 
     async def submit(self, context: RequestContext, request: AdaptRequest | ClassifyRequest) -> Outcome:
         """Have an engine work on a request.
@@ -145,8 +161,3 @@ class Steps:
             context.spent("adapt", timings.adapt_ms / 1e3)
             context.spent("predict", timings.predict_ms / 1e3)
         return outcome
-
-
-def _are_few_pixels(images: Images) -> bool:
-    """Whether they are sooner brought to size than handed to a thread."""
-    return isinstance(images, np.ndarray) and images.nbytes <= _FEW_BYTES

@@ -108,15 +108,18 @@ def request_rate(
     Raises:
         BenchError: an answer was an error, or a connection was closed.
     """
-    begun = time.perf_counter()
-    ends, count = begun + seconds, 0
     asked = itertools.cycle(paths)
     with selectors.DefaultSelector() as ready, contextlib.ExitStack() as stack:
+        firsts: list[tuple[Connection, Iterator[Body], Body]] = []
         for number in range(connections):
             connection, sent = Connection(url), bodies(number)
             stack.callback(connection.close)
+            firsts.append((connection, sent, next(sent)))  # for which all the images are made that it will send
+        begun = time.perf_counter()
+        ends, count = begun + seconds, 0
+        for connection, sent, first in firsts:
             ready.register(connection.link, selectors.EVENT_READ, (connection, sent))
-            connection.send(next(asked), next(sent))
+            connection.send(next(asked), first)
         while ready.get_map():
             events = ready.select(_TIMEOUT_SECONDS)
             if not events:
