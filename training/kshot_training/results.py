@@ -70,7 +70,7 @@ the test are new.
 """,
     "omniglot mixed": """
 Characters at random, whatever their alphabet, as in the papers of MAML, Reptile, Meta-SGD, iMAML and MAML++: those of
-the test are new, their alphabets are not, and there are about a third fewer errors. 1,100 to train on, 100 to validate,
+the test are new, their alphabets are not, and there are about half as many errors. 1,100 to train on, 100 to validate,
 423 to test; each counts four times, turned by quarters. One fixed draw, where each paper had its own.
 """,
 }
