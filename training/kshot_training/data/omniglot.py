@@ -9,9 +9,9 @@
 
 By "vinyals" and "lake" no alphabet is in two parts (but Gurmukhi, of which "vinyals" tests 4 characters). By "mixed"
 most alphabets are in all parts, which is easier: with 20 classes and one image of each, much the same training makes
-1.6 % errors where by "vinyals" it makes 2.9 %. The figures of MAML, Reptile, Meta-SGD, iMAML and MAML++ were made on such
-splits, each on one of its own; the counts are those of MAML's authors. Here the digest of a character's name stands for
-chance.
+1.6 % errors where by "vinyals" it makes 2.9 %. The figures of MAML, Reptile, Meta-SGD, iMAML and MAML++ were made on
+such splits, each on one of its own; the counts are those of MAML's authors. Here the digest of a character's name
+stands for chance.
 
 References: Lake et al., "Human-level concept learning through probabilistic program induction", Science, 2015;
 Vinyals et al., "Matching networks for one shot learning", 2016, arXiv:1606.04080, whose split of classes was
