@@ -24,8 +24,8 @@ from kshot_models.native.blocks import Keep, Sizes, forward, moments_in, out_in,
 from kshot_models.native.classifier import Classifier, classify
 from kshot_models.native.denormals import flush_denormals
 from kshot_models.native.descent import Classes, Descent, Start
-from kshot_models.native.jit import Array, Array1, Array2, Array4, Memory, entry, memory_for
-from kshot_models.pixels import pixel_levels
+from kshot_models.native.jit import Array, Array1, Array2, Memory, entry, memory_for
+from kshot_models.pixels import at_levels, pixel_levels
 
 __all__ = ["NativeLearner", "NativeTask", "Task", "load_kernels"]
 
@@ -155,7 +155,7 @@ class NativeLearner:
 
     def predict(self, tasks: Sequence[NativeTask], pixels: Pixels, counts: Sequence[int]) -> list[Array2]:
         """Logits (count, way) of each task, in one call: the first has the first counts[0] images, and so on."""
-        found = classify([task.classifier for task in tasks], self._inputs(pixels), counts)
+        found = classify([task.classifier for task in tasks], at_levels(pixels, self.levels), counts)
         least = np.finfo(np.float32).min
         return [
             logits if task.present.all() else np.where(task.present > 0, logits, least)
@@ -210,12 +210,7 @@ class NativeLearner:
         present = np.zeros(way, np.float32)
         present[targets] = 1
         share = np.full((1, len(targets)), 1 / len(targets), np.float32)
-        return self._inputs(pixels)[None], share, present
-
-    def _inputs(self, pixels: Pixels) -> Array4:
-        gray = len(self.levels) == 1
-        found: Array4 = self.levels[0].take(pixels) if gray else self.levels[np.arange(len(self.levels)), pixels]
-        return found
+        return at_levels(pixels, self.levels)[None], share, present
 
     def _embedded(self, images: Array, share: Array2) -> tuple[Array2, list[Array]]:
         """Features (n, features), and the moments by which the norms made them."""

@@ -18,7 +18,7 @@ from PIL import Image
 
 from kshot_models.manifest import InputSpec
 
-__all__ = ["orientation", "pixel_levels", "resize_pixels", "to_pixels"]
+__all__ = ["at_levels", "orientation", "pixel_levels", "resize_pixels", "to_pixels"]
 
 _FILTERS = {
     "box": Image.Resampling.BOX,
@@ -96,6 +96,13 @@ def pixel_levels(spec: InputSpec) -> NDArray[np.float32]:
     mean, std = (np.array(each, np.float32)[:, None] for each in (spec.mean, spec.std))
     levels: NDArray[np.float32] = (values - mean) / std
     return levels
+
+
+def at_levels(pixels: NDArray[np.uint8], levels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What pixels (..., channels) become for a network, by the table of `pixel_levels`."""
+    found: NDArray[np.float32]
+    found = levels[0].take(pixels) if len(levels) == 1 else levels[np.arange(len(levels)), pixels]
+    return found
 
 
 def orientation(exif: bytes | None) -> int:

@@ -28,7 +28,7 @@ from kshot_models.costs import measure_costs
 from kshot_models.load import LoadedLearner, meta_to_arrays
 from kshot_models.manifest import Limits
 from kshot_models.native_learner import NativeLearner, load_kernels
-from kshot_models.pixels import pixel_levels
+from kshot_models.pixels import at_levels, pixel_levels
 from kshot_models.serving import computed_by_torch, predict_each, prepared, serving
 from kshot_models.sharing import Lend, helped_by, idle_threads
 from kshot_models.tree import meta_map
@@ -206,9 +206,7 @@ def _predict(model: ServedModel, batch: Sequence[Queries]) -> list[NDArray[np.fl
 
 def _to_inputs(pixels: NDArray[np.uint8], model: ServedModel) -> Tensor:
     """As `normalise`, and laid out channels-last."""
-    levels = cast("_CpuModel", model).levels
-    values = levels[0].take(pixels) if len(levels) == 1 else levels[np.arange(len(levels)), pixels]
-    return torch.from_numpy(values).movedim(-1, -3)
+    return torch.from_numpy(at_levels(pixels, cast("_CpuModel", model).levels)).movedim(-1, -3)
 
 
 def _channels_last(values: Tensor) -> Tensor:
