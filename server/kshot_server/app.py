@@ -41,6 +41,7 @@ from kshot_server.garbage import look_for_garbage_seldom
 from kshot_server.gateway import Components, mount
 from kshot_server.logs import configure_logs
 from kshot_server.metrics import forget_process
+from kshot_server.one_write import OneWrite
 from kshot_server.orphans import forked_children_end_with
 from kshot_server.sessions.stores.base import SessionStore
 from kshot_server.settings import Settings
@@ -253,6 +254,7 @@ def serve(
             log_level="warning",
             generate_client_file=False,
             access_log=False,
+            http=OneWrite,
             log_config=None,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -3,8 +3,8 @@
     begins ──▶ a moment later ──▶ deadline passes     Fault deadline_exceeded
      timer     timer, watcher  ─▶ client hangs up     ClientGone
 
-Most requests are answered within a moment. One timer is all that they cost: a task that watches for a hang-up would
-take a tenth of a small classification.
+Most requests are answered within a moment, also by a server that has as many as it can take. One timer is all that they
+cost: a task that watches for a hang-up would take a tenth of a small classification.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kshot_server.faults import Fault
 
 __all__ = ["Bounds"]
 
-_MOMENT_SECONDS = 0.02
+_MOMENT_SECONDS = 0.1
 
 
 class Bounds:
@@ -62,6 +62,7 @@ class Bounds:
         self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
+            self._watcher = None  # it holds this: garbage in a cycle, for each request
         # As asyncio.timeout: if somebody else has cancelled the task too, then that is why it ends.
         if self._why is None:
             return

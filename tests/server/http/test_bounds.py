@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -12,7 +13,7 @@ from kshot_server.bounds import Bounds
 from kshot_server.envelope import ClientGone
 from kshot_server.faults import Fault
 
-MOMENT = 0.02  # as in bounds.py
+MOMENT = 0.1  # as in bounds.py
 
 
 async def never() -> Message:
@@ -95,3 +96,25 @@ def test_errors_of_the_work_are_its_own() -> None:
 
     with pytest.raises(ZeroDivisionError):
         asyncio.run(work())
+
+
+def test_nothing_is_left_for_the_garbage_collector() -> None:
+    """Of a request that was watched; a server that has all that it can take watches every one."""
+
+    async def work() -> int:
+        await watched()
+        gc.collect()
+        await watched()
+        return gc.collect()
+
+    async def watched() -> None:
+        with Bounds(never, 60) as bounds:
+            bounds.end_with_client()
+            await asyncio.sleep(1.5 * MOMENT)
+        await asyncio.sleep(0.01)  # the watcher ends
+
+    gc.disable()
+    try:
+        assert asyncio.run(work()) == 0
+    finally:
+        gc.enable()
