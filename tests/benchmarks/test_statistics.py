@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 from kshot_bench.contest import window
 from kshot_bench.errors import TooNoisy
 from kshot_bench.noise import LoadMeter, judge, tree_seconds
+from kshot_bench.queueing import slow_over_usual
 from kshot_bench.statistics import interleave, median, percentile, spread
 
 
@@ -104,3 +106,25 @@ def test_own_work_is_not_the_load_of_others() -> None:
     while time.process_time() < before + 0.2:
         pass
     assert 0 <= meter.others() <= 1
+
+
+def test_a_queue_of_one_server_waits_as_erlang_says() -> None:
+    """Erlang, 1909: P(wait <= t) = (1 - load) sum over k <= t of (load (k - t))^k / k! exp(-load (k - t))."""
+    load = 0.7
+
+    def at_most(wait: float) -> float:
+        terms = [
+            (load * (k - wait)) ** k / math.factorial(k) * math.exp(load * (wait - k)) for k in range(int(wait) + 1)
+        ]
+        return (1 - load) * sum(terms)
+
+    def quantile(share: float) -> float:
+        return next(wait for wait in np.arange(0, 20, 0.001) if at_most(wait) >= share)
+
+    expected = (quantile(0.99) + 1) / (quantile(0.5) + 1)
+    assert slow_over_usual(load, 1) == pytest.approx(expected, rel=0.04)
+
+
+def test_a_queue_of_many_servers_does_not_wait() -> None:
+    assert slow_over_usual(0.3, 64) == pytest.approx(1.0, abs=0.01)
+    assert 1.0 < slow_over_usual(0.7, 2) < slow_over_usual(0.7, 1)

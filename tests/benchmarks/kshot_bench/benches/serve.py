@@ -2,7 +2,8 @@
 
     throughput   adapt and classify in one request, another support set each time: what HTTP leaves of the engine's rate
     latency      adapting alone, one request at a time
-    load         requests that come at random, 70 % of what can be done: how much longer the slow ones take
+    load         requests that come at random, 70 % of what can be done: how much longer the slow ones take, here and
+                 in a queue that adds nothing
     cached       one query of a session whose weights are there
     sessions     with --sessions: memory, and the p99 of classifying, before and after so many live sessions
 
@@ -29,6 +30,7 @@ from kshot_bench.crew import Crew
 from kshot_bench.errors import BenchError
 from kshot_bench.http_load import Connection, arriving
 from kshot_bench.jobs import HttpLoad
+from kshot_bench.queueing import slow_over_usual
 from kshot_bench.served import Served
 from kshot_bench.statistics import median, percentile
 from kshot_bench.tasks import learner_spec, write_artifact
@@ -140,8 +142,13 @@ def _under_load(url: str, crew: Crew, work: Work, options: Options, connections:
         p50.append(median(seconds) * 1e3)
         p99.append(percentile(seconds, 0.99) * 1e3)
     ratios = [slow / usual for slow, usual in zip(p99, p50, strict=True)]
-    names = "at 70% load, p50 ms", "at 70% load, p99 ms", "at 70% load, p99 over p50"
-    return dict(zip(names, map(median, (p50, p99, ratios)), strict=True))
+    return {
+        "at 70% load, p50 ms": median(p50),
+        "at 70% load, p99 ms": median(p99),
+        "at 70% load, p99 over p50": median(ratios),
+        "the same of an ideal queue, one task a core (M/D/c)": slow_over_usual(_LOAD, options.workers),
+        "the same, each task on all cores (M/D/1)": slow_over_usual(_LOAD, 1),
+    }
 
 
 def _cached(url: str, crew: Crew, work: Work, options: Options, connections: int) -> Details:
