@@ -81,6 +81,9 @@ CONVOLUTIONS = {
     "small": (1, 5, 3, 3, 64, 64, 1),
     "tiles cut off": (2, 3, 14, 13, 32, 64, 1),
     "whole tiles": (1, 4, 12, 16, 64, 32, 1),
+    "few tiles": (2, 1, 14, 7, 32, 48, 1),
+    "few tiles, an odd half vector": (1, 2, 7, 7, 16, 24, 1),
+    "tiles in parts": (1, 9, 14, 14, 16, 32, 1),
 }
 
 

@@ -71,6 +71,8 @@ _G = (
 _BYTES = 4
 _PLACES = 36
 _AT_ONCE = 80  # tiles: as many as have a place in the cache
+_FEW = 32
+_WIDE = 2 * WIDTH  # channels
 
 
 def _each_tile(
@@ -123,14 +125,20 @@ def convolve(images: Array4, filters: Array2, out: Array4) -> None:
     inside, outside = images.shape[3], len(filters)
     part, tiles = _parts(images)
     cut, products = _planes(part * tiles, inside), _planes(part * tiles, outside)
-    by_place, spectrum = np.empty((9, inside, outside), np.float32), _planes(inside, outside)
-    turned(filters, by_place.reshape(9 * inside, outside))
-    _transform_filters(by_place.ctypes.data, inside, outside, inside * outside, spectrum)
+    # Of few tiles the filters' transform costs the most: so much of it at once stays in the cache until it is used.
+    wide = outside if len(images) * tiles > _FEW or outside % _WIDE else _WIDE
+    by_place, spectrum = np.empty((9, inside, wide), np.float32), _planes(inside, wide)
     for first in range(0, len(images), part):
         some = images[first : first + part]
         _cut(some, cut)
-        for place in range(_PLACES):
-            _product(cut[place], spectrum[place], products[place], len(some) * tiles)
+        for column in range(0, outside, wide):
+            if first == 0 or wide < outside:
+                turned(filters[column : column + wide], by_place.reshape(9 * inside, wide))
+                _transform_filters(by_place.ctypes.data, inside, wide, inside * wide, spectrum)
+            for place in range(_PLACES):
+                left, right = cut[place].ctypes.data, spectrum[place].ctypes.data
+                into = products[place, 0, column:].ctypes.data
+                multiply(left, inside, 1, right, wide, into, outside, len(some) * tiles, inside, wide, False)
         _join(out[first : first + part], products)
 
 
