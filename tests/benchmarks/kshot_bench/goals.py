@@ -55,10 +55,17 @@ def _compared(report: Report, field: str) -> tuple[float | None, ...]:
     return tuple(row.latency_spread if alone else row.spread for row in [*report.rows[:1], *rows])
 
 
-def _detail(name: str, form: str, reached: Callable[[float], bool]) -> Callable[[Report], Reading | None]:
+def _detail(
+    name: str, form: str, reached: Callable[[float], bool], *, spreads: tuple[str, ...] | None = None
+) -> Callable[[Report], Reading | None]:
+    """Of a figure beside the rows; `spreads` are those of its own repetitions, None: it is as good as the rows."""
+
     def read(report: Report) -> Reading | None:
         value = report.details.get(name)
-        return Reading(form.format(value), reached(float(value))) if isinstance(value, int | float) else None
+        if not isinstance(value, int | float):
+            return None
+        own = None if spreads is None else tuple(float(report.details[spread] or 0.0) for spread in spreads)
+        return Reading(form.format(value), reached(float(value)), own)
 
     return read
 
@@ -78,6 +85,16 @@ def _adapt_over_http(report: Report) -> Reading | None:
     if http is None or here is None:
         return None
     return Reading(f"{http / here:.2f}x", http / here <= 1.3, tuple(row.latency_spread for row in rows))
+
+
+def _under_load(report: Report) -> Reading | None:
+    found = report.details.get("at 70% load, p99 over p50")
+    ideal = report.details.get("the same of an ideal queue, one task a core (M/D/c)")
+    if not (isinstance(found, float) and isinstance(ideal, float)):
+        return None
+    text = f"{found:.2f}x; of a queue that adds nothing and has the same time for all: {ideal:.2f}x"
+    # Of thousands of requests: from window to window it differs by when they happen to come.
+    return Reading(text, found <= 3, ())
 
 
 def _without_torch(report: Report) -> Reading | None:
@@ -172,19 +189,24 @@ GOALS = (
         "HTTP, 70% load, requests at random: p99",
         "<= 3x p50",
         "serve",
-        _detail("at 70% load, p99 over p50", "{:.2f}x", lambda ratio: ratio <= 3),
+        _under_load,
     ),
     Goal(
         "HTTP, cached classify of one image",
         ">= 1,500 requests/s",
         "serve",
-        _detail("cached classify, requests/s", "{:,.0f}/s", lambda rate: rate >= 1500),
+        _detail(
+            "cached classify, requests/s",
+            "{:,.0f}/s",
+            lambda rate: rate >= 1500,
+            spreads=("cached classify, spread",),
+        ),
     ),
     Goal(
         "start to ready, shipped models",
         "< 5 s",
         "serve",
-        _detail("seconds from start to ready, shipped models", "{:.1f} s", lambda seconds: seconds < 5),
+        _detail("seconds from start to ready, shipped models", "{:.1f} s", lambda seconds: seconds < 5, spreads=()),
     ),
     Goal("10,000 live sessions", "p99 of classify unchanged", "serve-sessions", _sessions),
 )

@@ -32,7 +32,7 @@ from kshot_bench.http_load import Connection, arriving
 from kshot_bench.jobs import HttpLoad
 from kshot_bench.queueing import slow_over_usual
 from kshot_bench.served import Served
-from kshot_bench.statistics import median, percentile
+from kshot_bench.statistics import median, percentile, spread
 from kshot_bench.tasks import learner_spec, write_artifact
 from kshot_bench.work import Work
 
@@ -43,7 +43,7 @@ _FEW_SESSIONS = 64
 _CACHED_CONNECTIONS = 4  # times those of adapting: as many requests as ride in a batch of queries
 _ASKED = 400
 _LOAD, _LOADED_SECONDS, _LOADED_CONNECTIONS = 0.7, 12.0, 64
-_LOADS = 3  # each at 70 % of what the machine could do right before
+_LOADS = 5  # each at 70 % of what the machine could do right before
 _ONCE, _SESSIONS = "/v1/models/bench/classify", "/v1/models/bench/sessions"
 Details = dict[str, float | int | str | bool | None]
 
@@ -166,6 +166,7 @@ def _cached(url: str, crew: Crew, work: Work, options: Options, connections: int
     seconds = _asked(url, paths, work)
     return {
         "cached classify, requests/s": median(rates),
+        "cached classify, spread": spread(rates),
         "cached classify alone, p50 ms": median(seconds) * 1e3,
         "cached classify alone, p99 ms": percentile(seconds, 0.99) * 1e3,
     }
