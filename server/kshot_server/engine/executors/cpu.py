@@ -104,7 +104,7 @@ class CpuExecutor:
             load_kernels()
         return _CpuModel(
             native or loaded.learner,
-            meta_map(_channels_last, meta),  # filters too: so blocks multiply them
+            meta_map(_channels_last, meta) if native is None else meta,  # filters too: so blocks multiply them
             manifest,
             loaded.digest,
             costs.fixed_way,
@@ -145,8 +145,8 @@ class CpuExecutor:
                 logits = predict_natively(model, batch)
             else:
                 logits = [each for part in batch_in_parts(batch) for each in _predict(model, part)]
-        own = [each[:, : queries.weights.way] for each, queries in zip(logits, batch, strict=True)]
-        return probabilities_of_each(own, model.manifest.calibration.temperature)
+        ways = [queries.weights.way for queries in batch]
+        return probabilities_of_each(logits, ways, model.manifest.calibration.temperature)
 
     @contextmanager
     def _helped(self, model: ServedModel, flops: float) -> Iterator[None]:

@@ -125,8 +125,8 @@ class OnnxExecutor:
             return [_predict(model, queries) for queries in batch]
         with self._by_kernels():
             logits = predict_natively(model, batch)
-        own = [each[:, : queries.weights.way] for each, queries in zip(logits, batch, strict=True)]
-        return probabilities_of_each(own, model.manifest.calibration.temperature)
+        ways = [queries.weights.way for queries in batch]
+        return probabilities_of_each(logits, ways, model.manifest.calibration.temperature)
 
     @contextmanager
     def _by_kernels(self) -> Iterator[None]:

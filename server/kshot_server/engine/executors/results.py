@@ -32,10 +32,11 @@ def probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np
 
 
 def probabilities_of_each(
-    logits: Sequence[NDArray[np.float32]], temperature: float
+    logits: Sequence[NDArray[np.float32]], ways: Sequence[int], temperature: float
 ) -> list[NDArray[np.float32] | Failed]:
-    """`probabilities` of each entry; many small ones of one way cost as much as one."""
-    if len({each.shape[1] for each in logits}) == 1:
+    """`probabilities` of each entry, whose first `way` classes are real; many of one way cost as much as one."""
+    logits = [each[:, :way] for each, way in zip(logits, ways, strict=True)]
+    if len(set(ways)) == 1:
         together = probabilities(np.concatenate(logits), temperature)
         if not isinstance(together, Failed):
             ends = itertools.accumulate(len(each) for each in logits)
