@@ -9,11 +9,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 from starlette.types import Message
 
+from kshot_server.bounds import _MOMENT_SECONDS as MOMENT
 from kshot_server.bounds import Bounds
 from kshot_server.envelope import ClientGone
 from kshot_server.faults import Fault
-
-MOMENT = 0.1  # as in bounds.py
 
 
 async def never() -> Message:
@@ -99,7 +98,7 @@ def test_errors_of_the_work_are_its_own() -> None:
 
 
 def test_nothing_is_left_for_the_garbage_collector() -> None:
-    """Of a request that was watched; a server that has all that it can take watches every one."""
+    """Of a request that was watched: of each one that takes longer than a moment."""
 
     async def work() -> int:
         await watched()
